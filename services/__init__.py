@@ -1,0 +1,1 @@
+"""The services: each a view over the log, none importing another."""

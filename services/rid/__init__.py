@@ -1,0 +1,1 @@
+"""The resource index: answers queries and tells when the answer changes."""

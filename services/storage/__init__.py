@@ -1,0 +1,1 @@
+"""Where data lies; opens with the storage issue, empty until then."""

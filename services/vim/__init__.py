@@ -1,0 +1,1 @@
+"""The virtual infrastructure manager: deployment requests in, running workloads out."""
