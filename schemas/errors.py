@@ -1,0 +1,166 @@
+"""The one error tree of Minicloud.
+
+::
+
+    MinicloudError
+    ├── InvalidName          a token that may not be part of a subject or topic
+    ├── InvalidQuantity      a number with a unit that cannot be read
+    ├── InvalidDocument      a request, query or event that breaks its schema
+    ├── InvalidQuery         a query that names something unknown
+    ├── NotFound             what was asked for does not exist
+    ├── Conflict             somebody else changed it first
+    ├── Forbidden            this credential may not do that
+    ├── Unavailable          the other side cannot be reached now; try again
+    │   └── RequestTimeout   it was asked and did not answer in time
+    └── TooOld               a revision that is no longer kept: read anew
+
+Each carries what was wrong, where, and what would be right, so that the message alone lets its
+reader act.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class MinicloudError(Exception):
+    """The root: whatever Minicloud raises on purpose.
+
+    Attributes:
+        code: one CamelCase word, the same on the bus, in HTTP bodies and in the command's output.
+        status: the HTTP status that says the same.
+    """
+
+    code: ClassVar[str] = "InternalError"
+    status: ClassVar[int] = 500
+
+    def __init__(self, message: str, *, field: str | None = None, expected: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.expected = expected
+
+    def __str__(self) -> str:
+        where = f"{self.field}: " if self.field else ""
+        right = f" (expected {self.expected})" if self.expected else ""
+        return f"{where}{self.message}{right}"
+
+    def document(self) -> dict[str, Any]:
+        """The error as it travels: ``{code, message, field, expected}``."""
+        return {"code": self.code, "message": self.message, "field": self.field, "expected": self.expected}
+
+
+class InvalidName(MinicloudError):
+    """A name that may not become a token of a subject or topic."""
+
+    code = "InvalidName"
+    status = 400
+
+
+class InvalidQuantity(MinicloudError):
+    """A quantity such as ``64MiB`` or ``250m`` that cannot be read."""
+
+    code = "InvalidQuantity"
+    status = 400
+
+
+class InvalidDocument(MinicloudError):
+    """A request or event that breaks its schema.
+
+    Attributes:
+        problems: one ``{field, message, expected}`` for each thing wrong.
+    """
+
+    code = "InvalidDocument"
+    status = 400
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str | None = None,
+        expected: str | None = None,
+        problems: list[dict[str, Any]] | None = None,
+    ) -> None:
+        super().__init__(message, field=field, expected=expected)
+        self.problems = problems or []
+
+    def document(self) -> dict[str, Any]:
+        """The error as it travels, with every problem."""
+        return {**super().document(), "problems": self.problems}
+
+
+class InvalidQuery(InvalidDocument):
+    """A query that names an unknown field or operator, or compares unlike things."""
+
+    code = "InvalidQuery"
+
+
+class NotFound(MinicloudError):
+    """What was asked for does not exist."""
+
+    code = "NotFound"
+    status = 404
+
+
+class Conflict(MinicloudError):
+    """Somebody else changed it first."""
+
+    code = "Conflict"
+    status = 409
+
+
+class Forbidden(MinicloudError):
+    """This credential may not do that."""
+
+    code = "Forbidden"
+    status = 403
+
+
+class Unavailable(MinicloudError):
+    """The other side cannot be reached now."""
+
+    code = "Unavailable"
+    status = 503
+
+
+class RequestTimeout(Unavailable):
+    """It was asked and did not answer in time."""
+
+    code = "RequestTimeout"
+    status = 504
+
+
+class TooOld(MinicloudError):
+    """A revision that is no longer kept; read the present state and go on from there."""
+
+    code = "TooOld"
+    status = 410
+
+
+_BY_CODE: dict[str, type[MinicloudError]] = {
+    kind.code: kind
+    for kind in (
+        MinicloudError,
+        InvalidName,
+        InvalidQuantity,
+        InvalidDocument,
+        InvalidQuery,
+        NotFound,
+        Conflict,
+        Forbidden,
+        Unavailable,
+        RequestTimeout,
+        TooOld,
+    )
+}
+
+
+def from_document(document: dict[str, Any]) -> MinicloudError:
+    """The error that :meth:`MinicloudError.document` described; unknown codes become the root."""
+    kind = _BY_CODE.get(str(document.get("code")), MinicloudError)
+    message = str(document.get("message", "no message"))
+    field, expected = document.get("field"), document.get("expected")
+    if issubclass(kind, InvalidDocument):
+        return kind(message, field=field, expected=expected, problems=document.get("problems"))
+    return kind(message, field=field, expected=expected)
