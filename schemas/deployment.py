@@ -1,0 +1,328 @@
+"""A deployment: the request that people write, the decision about it and its life.
+
+The request is one document for every runtime (YAML or JSON for people, JSON on the bus). Each
+field that constrains something is enforced by something named in the decision, or the request is
+rejected with the field, the reason and what would be accepted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, Field, StringConstraints, field_validator, model_validator
+
+from schemas.event import Document, EventData
+from schemas.names import Token
+from schemas.node import Acceleration, RuntimeName, _Part
+from schemas.quantities import Bytes, Cores, Seconds
+
+Restart = Literal["always", "on-failure", "never"]
+EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
+_Text = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")]
+
+
+class ProcessImage(Document):
+    """A program that the node already has."""
+
+    command: list[_Text] = Field(min_length=1)
+    directory: _Text | None = None
+
+
+class ContainerImage(Document):
+    """A container from an OCI registry, an OCI layout on disk or a root filesystem: exactly one of them."""
+
+    image: _Text | None = None
+    layout: _Text | None = None
+    rootfs: _Text | None = None
+    command: list[_Text] | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        _exactly_one(self, "image", "layout", "rootfs")
+        return self
+
+
+class KernelImage(Document):
+    """A kernel that boots by itself: a file, an OCI layout or an image as Unikraft's tools make them."""
+
+    kernel: _Text | None = None
+    initrd: _Text | None = None
+    layout: _Text | None = None
+    image: _Text | None = None
+    disk: _Text | None = None
+    arguments: list[_Text] = []
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        _exactly_one(self, "kernel", "layout", "image")
+        return self
+
+
+def _exactly_one(document: BaseModel, *fields: str) -> None:
+    given = [field for field in fields if getattr(document, field) is not None]
+    if len(given) != 1:
+        raise ValueError(f"exactly one of {', '.join(fields)} is needed, got {', '.join(given) or 'none'}")
+
+
+class Images(Document):
+    """One image for each runtime that the request allows."""
+
+    process: ProcessImage | None = None
+    container: ContainerImage | None = None
+    unikernel: KernelImage | None = None
+    vm: KernelImage | None = None
+
+
+class Resources(Document):
+    """Limits that the kernel enforces; vim adds the runtime's own overhead to what it reserves."""
+
+    cpu: Cores | None = Field(default=None, gt=0, le=1024)
+    memory: Bytes | None = Field(default=None, ge=1024 * 1024)
+
+
+class Port(Document):
+    """A port that the workload serves; ``host_port`` pins the node's side, else a free one is taken."""
+
+    name: Token
+    port: int = Field(ge=1, le=65535)
+    host_port: int | None = Field(default=None, ge=1, le=65535, alias="hostPort")
+
+
+class File(Document):
+    """A file that the workload finds at start, given in the request itself."""
+
+    path: Annotated[str, StringConstraints(pattern=r"^/?[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$", max_length=512)]
+    content: str = Field(max_length=256 * 1024)
+    mode: int = Field(default=0o644, ge=0, le=0o777)
+
+    @field_validator("path")
+    @classmethod
+    def _inside(cls, path: str) -> str:
+        if ".." in path.split("/"):
+            raise ValueError("'..' is not allowed in the path of a file")
+        return path
+
+
+class Health(Document):
+    """How to tell that the workload serves: an HTTP path that answers, or a line on its console."""
+
+    http: Annotated[str, StringConstraints(pattern=r"^/[^\s]*$", max_length=1024)] | None = None
+    console: _Text | None = None
+    port: Token | None = None
+    every: Seconds = Field(default=5.0, ge=0.1, le=3600)
+    timeout: Seconds = Field(default=1.0, ge=0.05, le=60)
+    failures: int = Field(default=3, ge=1, le=100)
+
+    @model_validator(mode="after")
+    def _one_probe(self) -> Self:
+        _exactly_one(self, "http", "console")
+        return self
+
+
+class Spread(Document):
+    """Put replicas on different values of an attribute, such as ``name`` or ``rack``."""
+
+    over: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+
+
+class OnLoss(Document):
+    """What to do when a replica's node is lost."""
+
+    replace_after: Seconds = Field(default=30.0, ge=1, le=86400, alias="replaceAfter")
+    singleton: bool = False
+
+
+class DataUse(Document):
+    """A bucket that the workload uses."""
+
+    bucket: Token
+    access: Literal["read", "write", "read-write"] = "read"
+    mount: str | None = None
+
+
+class DeploymentRequest(EventData):
+    """What somebody wants to run (contract, Deployment request)."""
+
+    model_config = Document.model_config
+    event_type: ClassVar[str] = "minicloud.deployment.requested.v1"
+
+    id: Token | None = None
+    name: Token
+    runtimes: list[RuntimeName] = Field(min_length=1, max_length=4)
+    images: Images
+    resources: Resources = Resources()
+    ports: list[Port] = Field(default=[], max_length=32)
+    env: dict[EnvironmentName, Annotated[str, StringConstraints(max_length=32768)]] = {}
+    files: list[File] = Field(default=[], max_length=64)
+    replicas: int = Field(default=1, ge=0, le=1000)
+    where: dict[str, Any] = {}
+    prefer: list[dict[str, Any]] = []
+    spread: Spread | None = None
+    pack: bool = False
+    data: list[DataUse] = []
+    health: Health | None = None
+    restart: Restart = "always"
+    on_loss: OnLoss = Field(default=OnLoss(), alias="onLoss")
+    user: Literal["root"] | None = None
+    priority: int = Field(default=0, ge=-1000, le=1000)
+
+    @property
+    def deployment(self) -> str:
+        """The deployment's id: the name unless an id is given."""
+        return self.id or self.name
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if len(set(self.runtimes)) != len(self.runtimes):
+            raise ValueError("runtimes: each runtime may be named once")
+        missing = [name for name in self.runtimes if getattr(self.images, name) is None]
+        if missing:
+            raise ValueError(f"images: no image for runtime {', '.join(missing)}")
+        names = [port.name for port in self.ports]
+        if len(set(names)) != len(names):
+            raise ValueError("ports: each port needs a name of its own")
+        if self.health and self.health.http and not self.ports:
+            raise ValueError("health: an http probe needs a port")
+        if self.health and self.health.port and self.health.port not in names:
+            raise ValueError(f"health: no port is named {self.health.port}")
+        if self.spread and self.pack:
+            raise ValueError("spread and pack exclude each other")
+        if self.restart == "never" and self.health and self.health.http:
+            raise ValueError("health: a job (restart: never) has its exit code, not an http probe")
+        return self
+
+    def spec_hash(self) -> str:
+        """The identity of the content: the same request again is a repeat, another is an update."""
+        return hashlib.sha256(self.model_dump_json(by_alias=True).encode()).hexdigest()[:32]
+
+
+class Cancellation(EventData):
+    """The wish that a deployment ends."""
+
+    model_config = Document.model_config
+    event_type: ClassVar[str] = "minicloud.deployment.cancelled.v1"
+
+    reason: str = Field(default="", max_length=4096)
+
+
+DeploymentState = Literal[
+    "requested",
+    "accepted",
+    "rejected",
+    "scheduled",
+    "unschedulable",
+    "creating",
+    "starting",
+    "running",
+    "degraded",
+    "migrating",
+    "paused",
+    "stopping",
+    "stopped",
+    "completed",
+    "failed",
+    "lost",
+    "unknown",
+]
+#: States after which nothing happens by itself.
+FINAL_STATES: frozenset[str] = frozenset({"rejected", "stopped", "completed", "failed"})
+#: States that answer "did it come up?".
+SETTLED_STATES: frozenset[str] = FINAL_STATES | {"running", "unschedulable"}
+
+
+class Candidate(_Part):
+    """A node that could run it: the runtime it would use and the score that ranked it."""
+
+    node: Token
+    runtime: RuntimeName
+    score: float
+    scores: dict[str, float] = {}
+
+
+class Rejection(_Part):
+    """Nodes that could not, and why: the attribute, what was wanted and what they had."""
+
+    reason: str
+    runtime: RuntimeName | None = None
+    attribute: str | None = None
+    wanted: Any = None
+    had: Any = None
+    nodes: list[str]
+
+
+class Enforcement(_Part):
+    """What holds a field of the request to its word."""
+
+    field: str
+    by: str
+
+
+class Placement(_Part):
+    """Where one replica runs and what is reserved for it (cores, bytes, overhead included)."""
+
+    replica: int
+    node: Token
+    runtime: RuntimeName
+    acceleration: Acceleration | None = None
+    cpu: float = 0.0
+    memory: int = 0
+    memory_overhead: int = 0
+    reason: str = ""
+
+
+class Decision(EventData):
+    """Where a deployment runs and why: every candidate's score, every rejection's reason."""
+
+    event_type: ClassVar[str] = "minicloud.deployment.decided.v1"
+
+    deployment: Token
+    generation: int = Field(ge=1)
+    spec: str
+    outcome: Literal["scheduled", "unschedulable"]
+    message: str = ""
+    request: DeploymentRequest
+    query: dict[str, Any] = {}
+    enforced: list[Enforcement] = []
+    candidates: list[Candidate] = []
+    rejected: list[Rejection] = []
+    placements: list[Placement] = []
+    coverage: list[dict[str, Any]] = []
+    considered: int = 0
+    decided_at: datetime
+
+
+class ReplicaStatus(_Part):
+    """One replica as last observed."""
+
+    replica: int
+    node: str
+    runtime: RuntimeName
+    state: str
+    reason: str = ""
+    message: str = ""
+    restarts: int = 0
+    reference: str | None = None
+    endpoints: list[dict[str, Any]] = []
+
+
+class DeploymentStatus(EventData):
+    """One step of a deployment's life. ``sequence`` counts the steps of this deployment."""
+
+    model_config = Document.model_config | {"extra": "allow", "serialize_by_alias": True}
+    event_type: ClassVar[str] = "minicloud.deployment.status.v1"
+
+    deployment: Token
+    generation: int = Field(ge=0)
+    sequence: int = Field(ge=1)
+    previous: DeploymentState | None = Field(default=None, alias="from")
+    state: DeploymentState = Field(alias="to")
+    reason: str
+    message: str = ""
+    spec: str | None = None
+    node: str | None = None
+    runtime: RuntimeName | None = None
+    problems: list[dict[str, Any]] = []
+    replicas: list[ReplicaStatus] = []
+    observed_at: datetime
