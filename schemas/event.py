@@ -71,7 +71,7 @@ def event(data: Data, source: str, subject: str | None = None, *, event_id: str 
         subject: whom it is about: a node, a deployment.
         event_id: a repeat of the same fact carries the same id, and the broker drops it.
     """
-    return Event[type(data)](  # type: ignore[misc]
+    return Event[type(data)](  # type: ignore
         id=event_id or new_id(), source=source, type=data.event_type, subject=subject, data=data
     )
 
@@ -131,7 +131,10 @@ def invalid(error: ValidationError, what: str) -> InvalidDocument:
     first = problems[0]
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return InvalidDocument(
-        f"{first['message']}{more}", field=first["field"] or what, expected=first["expected"], problems=problems
+        f"{first['message']}{more}",
+        field=first["field"] or what,
+        expected=first["expected"],
+        problems=problems,
     )
 
 

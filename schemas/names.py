@@ -29,7 +29,9 @@ def token(text: str, what: str = "name") -> str:
         InvalidName: names ``what`` was wrong and what would be right.
     """
     if not _TOKEN.fullmatch(text):
-        raise InvalidName(f"{text[:80]!r} cannot be a name on the bus", field=what, expected="1 to 64 of a-z A-Z 0-9 _ -")
+        raise InvalidName(
+            f"{text[:80]!r} cannot be a name on the bus", field=what, expected="1 to 64 of a-z A-Z 0-9 _ -"
+        )
     return text
 
 

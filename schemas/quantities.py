@@ -97,7 +97,11 @@ def _quantity(parse: Any) -> BeforeValidator:
 
 def _schema(example: str, meaning: str) -> WithJsonSchema:
     return WithJsonSchema(
-        {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string"}], "description": meaning, "examples": [example]}
+        {
+            "anyOf": [{"type": "number", "minimum": 0}, {"type": "string"}],
+            "description": meaning,
+            "examples": [example],
+        }
     )
 
 

@@ -1,0 +1,101 @@
+"""A lease: of several services of one kind, exactly one acts and the others stand by.
+
+The lease is the last message of ``mc.<mc>.lease.<name>`` in a stream whose messages live a few
+seconds; it is taken and renewed by compare-and-set. Its holder trusts it for less time than the
+broker keeps it, counted from before the renewal was sent, so two holders never overlap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import suppress
+from typing import Final
+
+import structlog
+
+from bus.jetstream import JetStream
+from schemas.errors import Conflict, MinicloudError
+from schemas.event import new_id
+
+log = structlog.get_logger("bus")
+
+LIFETIME: Final = 6.0
+_TRUST: Final = 4.5
+_RENEW: Final = 1.5
+
+
+class Lease:
+    """One holder's view of a lease.
+
+    Attributes:
+        lost: set when it can no longer be trusted; the holder must stop acting.
+    """
+
+    def __init__(self, jetstream: JetStream, subject: str, holder: str) -> None:
+        self._js = jetstream
+        self._subject = subject
+        self._holder = holder
+        self._revision = 0
+        self._trusted_until = 0.0
+        self._renewer: asyncio.Task[None] | None = None
+        self.lost = asyncio.Event()
+
+    @property
+    def held(self) -> bool:
+        """Whether we may act at this moment."""
+        return asyncio.get_running_loop().time() < self._trusted_until
+
+    async def acquire(self) -> None:
+        """Wait until the lease is ours, then keep it."""
+        while not await self._take():
+            await asyncio.sleep(0.5)
+        self.lost.clear()
+        self._renewer = asyncio.create_task(self._renew())
+
+    async def release(self) -> None:
+        """Give it up, so that a standby takes over at once."""
+        if self._renewer:
+            self._renewer.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._renewer
+        self._trusted_until = 0.0
+        if self._revision:
+            with suppress(MinicloudError):
+                await self._js.api(
+                    f"STREAM.MSG.DELETE.{self._stream}",
+                    {"seq": self._revision, "no_erase": True},
+                    timeout=1.0,
+                )
+            self._revision = 0
+
+    @property
+    def _stream(self) -> str:
+        return f"{self._subject.split('.')[1]}_leases"
+
+    async def _take(self) -> bool:
+        begun = asyncio.get_running_loop().time()
+        try:
+            self._revision = await self._js.publish(
+                self._subject,
+                json.dumps({"holder": self._holder}).encode(),
+                new_id(),
+                expect=self._revision,
+                timeout=_TRUST,
+            )
+        except Conflict:
+            self._revision = 0
+            return False
+        except MinicloudError as error:
+            log.debug("lease not renewed yet", lease=self._subject, error=str(error))
+            return False
+        self._trusted_until = begun + _TRUST
+        return True
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(_RENEW)
+            if not await self._take() and not self.held:
+                log.warning("lease lost", lease=self._subject)
+                self.lost.set()
+                return
