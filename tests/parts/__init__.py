@@ -1,0 +1,1 @@
+"""The real parts that tests and benchmarks run against; README.md says how to add one."""

@@ -1,0 +1,201 @@
+"""Every part is obtained and does something real."""
+
+from __future__ import annotations
+
+import subprocess
+import textwrap
+import threading
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from bus.broker import Broker
+from bus.credentials import Credential
+from tests.parts.busybox import Busybox
+from tests.parts.debian import DebianPart
+from tests.parts.mosquitto import Mosquitto
+from tests.parts.nats_server import NatsServer
+from tests.parts.node_exporter import NodeExporter
+from tests.parts.npm import AsyncApiParser
+from tests.parts.part import Part, PartMissing, Progress
+from tests.parts.qemu import Qemu
+from tests.parts.runc import Runc
+
+
+@pytest.fixture
+def progress(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    said: list[str] = []
+    monkeypatch.setattr(Progress, "say", staticmethod(said.append))
+    return said
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MINICLOUD_PARTS", str(tmp_path / "parts"))
+    return tmp_path / "parts"
+
+
+class Counted(Part):
+    """A part that counts how often it is made."""
+
+    name = "counted"
+    version = "1"
+
+    def __init__(self) -> None:
+        self.made = 0
+
+    def build(self, into: Path) -> None:
+        self.made += 1
+        (into / "it").write_text("whole")
+
+
+class Failing(Counted):
+    name = "failing"
+
+    def build(self, into: Path) -> None:
+        (into / "it").write_text("half")
+        raise PartMissing("no such thing here")
+
+
+def test_a_part_is_made_once_and_then_cached(own_cache: Path, progress: list[str]) -> None:
+    counted = Counted()
+    assert (counted.obtain() / "it").read_text() == "whole"
+    assert counted.obtain() == own_cache / "counted" / "1"
+    assert counted.made == 1
+    assert progress == [
+        "parts: counted: obtaining 1",
+        f"parts: counted: ready in {own_cache / 'counted' / '1'}",
+    ]
+
+
+def test_two_runs_at_once_make_a_part_once(own_cache: Path, progress: list[str]) -> None:
+    counted = Counted()
+    runs = [threading.Thread(target=counted.obtain) for _ in range(8)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert counted.made == 1
+
+
+def test_a_part_that_cannot_be_had_says_why_and_leaves_no_half_of_it(
+    own_cache: Path, progress: list[str]
+) -> None:
+    failing = Failing()
+    assert failing.available() == "no such thing here"
+    assert [path.name for path in (own_cache / "failing").iterdir()] == [".lock"]
+
+
+def test_an_unknown_debian_package_is_a_missing_part(own_cache: Path) -> None:
+    reason = DebianPart("none", ("minicloud-no-such-package",), "usr/bin/no-such-program").available()
+    assert reason is not None
+    assert "minicloud-no-such-package" in reason
+
+
+def test_nats_server_tells_its_version() -> None:
+    assert NatsServer().version.startswith("2.")
+
+
+def test_busybox_is_static_and_runs(busybox: Busybox) -> None:
+    said = subprocess.run([busybox.obtain(), "echo", "hello"], capture_output=True, text=True, check=True)
+    assert said.stdout == "hello\n"
+
+
+def test_runc_runs(runc: Runc) -> None:
+    said = subprocess.run([runc.obtain(), "--version"], capture_output=True, text=True, check=True)
+    assert said.stdout.startswith("runc version")
+
+
+def test_qemu_runs(qemu: Qemu) -> None:
+    said = subprocess.run([qemu.obtain(), "--version"], capture_output=True, text=True, check=True)
+    assert "QEMU emulator" in said.stdout
+
+
+def test_node_exporter_serves_its_page_and_stops(node_exporter: NodeExporter, tmp_path: Path) -> None:
+    running, url = node_exporter.start(tmp_path / "out")
+    with running, urllib.request.urlopen(url, timeout=10) as page:
+        assert b"node_cpu_seconds_total" in page.read()
+    assert running.process.poll() is not None
+
+
+def test_mosquitto_reads_what_mosquitto_wrote(
+    mosquitto: Mosquitto, broker: Broker, admin: Credential, mc: str, tmp_path: Path
+) -> None:
+    topic = f"mc/{mc}/device/thermo-1/temperature"
+    with mosquitto.subscribe(broker.ports.mqtt, admin, topic, tmp_path / "out") as subscriber:
+        assert mosquitto.publish(broker.ports.mqtt, admin, topic, "21.5").returncode == 0
+        assert subscriber.process.wait(10) == 0
+        assert f"{topic} 21.5" in subscriber.text()
+
+
+def test_the_asyncapi_parser_tells_right_from_wrong(asyncapi_parser: AsyncApiParser, tmp_path: Path) -> None:
+    document = tmp_path / "asyncapi.yaml"
+    document.write_text("asyncapi: 3.0.0\ninfo: {title: t, version: '1'}\nchannels: {}\n")
+    assert not [problem for problem in asyncapi_parser.problems(document) if problem["severity"] == 0]
+    document.write_text("asyncapi: 3.0.0\ninfo: {title: t}\n")
+    assert any("version" in problem["message"] for problem in asyncapi_parser.problems(document))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "unpacked",
+    [Mosquitto(use_installed=False), Runc(use_installed=False), Busybox(use_installed=False)],
+    ids=lambda unpacked: str(unpacked.name),
+)
+def test_a_debian_part_runs_unpacked(unpacked: Part, own_cache: Path, progress: list[str]) -> None:
+    if isinstance(reason := unpacked.available(), str):
+        pytest.skip(reason)
+    program = unpacked.obtain()
+    assert program.is_relative_to(own_cache)
+    said = subprocess.run([program, "--help"], capture_output=True, text=True, check=False)
+    assert "sage" in said.stdout + said.stderr
+
+
+@pytest.mark.slow
+def test_an_unpacked_qemu_finds_its_firmware(own_cache: Path, progress: list[str], tmp_path: Path) -> None:
+    unpacked = Qemu(use_installed=False)
+    if isinstance(reason := unpacked.available(), str):
+        pytest.skip(reason)
+    sector = tmp_path / "boot.img"
+    # mov al, 0; out 0xf4, al; hlt: the debug-exit device turns 0 into exit status 1.
+    sector.write_bytes(bytes([0xB0, 0x00, 0xE6, 0xF4, 0xF4]).ljust(510, b"\0") + b"\x55\xaa")
+    ended = subprocess.run(
+        [
+            unpacked.obtain(), "-machine", "pc", "-accel", "tcg", "-display", "none", "-nodefaults",
+            "-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=1",
+            "-drive", f"file={sector},format=raw",
+        ],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 1, ended.stderr
+
+
+def test_a_missing_part_is_told_in_a_table_and_fails_in_ci(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(__file__).parents[2]
+    test = tmp_path / "test_needs.py"
+    test.write_text(
+        textwrap.dedent("""
+            from tests.conftest import *
+            from tests.parts.debian import DebianPart
+
+            def test_it(part):
+                part(DebianPart("nothing", ("minicloud-no-such-package",), "usr/bin/no-such-program"))
+        """)
+    )
+    command = ["python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.conftest", str(test)]
+    command[0] = __import__("sys").executable
+
+    def run(ci: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setenv("CI", ci)
+        return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60, check=False)
+
+    skipped = run("")
+    assert skipped.returncode == 0, skipped.stdout
+    assert "parts that could not be had" in skipped.stdout
+    assert "nothing" in skipped.stdout
+    failed = run("true")
+    assert failed.returncode == 1
+    assert "the part nothing is missing" in failed.stdout
