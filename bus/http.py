@@ -1,0 +1,118 @@
+"""The HTTP side of the frame: health, readiness, metrics, the service's routes, errors as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from prometheus_client import generate_latest
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from schemas.errors import Conflict, MinicloudError
+
+if TYPE_CHECKING:
+    from bus.frame import Frame
+
+
+class HttpServer:
+    """A running server; ``url`` is where it answers."""
+
+    def __init__(self, server: uvicorn.Server, task: asyncio.Task[None], url: str) -> None:
+        self._server = server
+        self._task = task
+        self.url = url
+
+    async def stop(self) -> None:
+        """Finish the requests at hand and close."""
+        self._server.should_exit = True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._task, 3.0)
+
+
+async def serve_http(frame: Frame[Any]) -> HttpServer:
+    """Serve the frame's routes.
+
+    Raises:
+        Conflict: the port is taken.
+    """
+    settings = frame.settings
+    listener = socket.socket(socket.AF_INET6 if ":" in settings.http_host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.http_host, settings.http_port or 0))
+    except OSError as error:
+        listener.close()
+        raise Conflict(
+            f"cannot listen on {settings.http_host}:{settings.http_port}: {error.strerror}",
+            field="setting http_port",
+            expected="a free port; 0 picks one",
+        ) from None
+    config = uvicorn.Config(
+        _Application(frame), log_config=None, lifespan="off", access_log=False, timeout_graceful_shutdown=2
+    )
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(_serve(server, listener))
+    host, port = listener.getsockname()[:2]
+    return HttpServer(server, task, f"http://{host}:{port}")
+
+
+async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
+    # Signals are the frame's business, so uvicorn's own handling is left out.
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]
+    await server.serve(sockets=[listener])
+
+
+class _Application:
+    """Routes that a service adds after the server has started are served too."""
+
+    def __init__(self, frame: Frame[Any]) -> None:
+        self._frame = frame
+        self._built: Starlette | None = None
+        self._count = -1
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if self._built is None or len(self._frame.routes) != self._count:
+            self._count = len(self._frame.routes)
+            self._built = _build(self._frame)
+        await self._built(scope, receive, send)
+
+
+def _build(frame: Frame[Any]) -> Starlette:
+    async def healthz(_: Request) -> Response:
+        return JSONResponse({"status": "ok", "service": frame.name})
+
+    async def readyz(_: Request) -> Response:
+        return JSONResponse(
+            {"ready": frame.ready, "connected": frame.bus.wire.connected}, 200 if frame.ready else 503
+        )
+
+    async def metrics(_: Request) -> Response:
+        return PlainTextResponse(generate_latest(frame.registry), media_type="text/plain; version=0.0.4")
+
+    return Starlette(
+        routes=[
+            Route("/healthz", healthz),
+            Route("/readyz", readyz),
+            Route("/metrics", metrics),
+            *frame.routes,
+        ],
+        exception_handlers={MinicloudError: _refuse, HTTPException: _http_error},
+    )
+
+
+async def _refuse(_: Request, error: Exception) -> Response:
+    assert isinstance(error, MinicloudError)  # noqa: S101 - Starlette routes by type
+    return JSONResponse(error.document(), error.status)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    document = {"code": str(error.detail).replace(" ", ""), "message": f"{request.method} {request.url.path}"}
+    return JSONResponse(document, error.status_code)
