@@ -65,7 +65,7 @@ async def serve_http(frame: Frame[Any]) -> HttpServer:
 
 async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
     # Signals are the frame's business, so uvicorn's own handling is left out.
-    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
     await server.serve(sockets=[listener])
 
 
