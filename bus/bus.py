@@ -351,9 +351,9 @@ class Bus:
             verb, self.subjects.service(service, verb, instance), answer, queue=instance or service
         )
 
-    def lease(self, name: str) -> Lease:
+    def lease(self, name: str, holder: str = "") -> Lease:
         """The lease that lets one of several act; see ``bus/lease.py``."""
-        return Lease(self.jetstream, f"{self.subjects.root}.lease.{name}", self._instance)
+        return Lease(self.jetstream, f"{self.subjects.root}.lease.{name}", holder or self._instance)
 
 
 def _kind_finder(kinds: Mapping[str, type[EventData]]) -> Callable[[str], type[EventData]]:

@@ -28,6 +28,12 @@ _RENEW: Final = 1.5
 class Lease:
     """One holder's view of a lease.
 
+    Args:
+        jetstream: the connection.
+        subject: the lease's subject.
+        holder: who we are. Whoever starts a service again after its death gives it the same name, and it
+            takes its own lease back at once.
+
     Attributes:
         lost: set when it can no longer be trusted; the holder must stop acting.
     """
@@ -49,7 +55,7 @@ class Lease:
     async def acquire(self) -> None:
         """Wait until the lease is ours, then keep it."""
         while not await self._take():
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0 if self._revision else 0.5)
         self.lost.clear()
         self._renewer = asyncio.create_task(self._renew())
 
@@ -84,13 +90,21 @@ class Lease:
                 timeout=_TRUST,
             )
         except Conflict:
-            self._revision = 0
+            self._revision = await self._own_revision()
             return False
         except MinicloudError as error:
             log.debug("lease not renewed yet", lease=self._subject, error=str(error))
             return False
         self._trusted_until = begun + _TRUST
         return True
+
+    async def _own_revision(self) -> int:
+        """The revision of the lease if our own former life holds it, which is dead; else 0."""
+        with suppress(MinicloudError):
+            stored = await self._js.last(self._stream, self._subject)
+            if stored and json.loads(stored[1])["holder"] == self._holder:
+                return stored[0]
+        return 0
 
     async def _renew(self) -> None:
         while True:

@@ -34,6 +34,7 @@ class Settings(BaseModel):
     user: str = Field(default="", description="user name on the broker, <role>.<name>")
     password: str = Field(default="", repr=False)
     password_file: Path | None = None
+    instance: str = Field(default="", description="a name that survives restarts of this one process")
     ca: str | None = Field(default=None, description="PEM file; asks for TLS")
     http_host: str = "127.0.0.1"
     http_port: int | None = Field(default=None, description="health, metrics and API; none: no HTTP")

@@ -149,7 +149,7 @@ class DeploymentRequest(EventData):
     event_type: ClassVar[str] = "minicloud.deployment.requested.v1"
 
     id: Token | None = None
-    name: Token
+    name: Token | None = None
     runtimes: list[RuntimeName] = Field(min_length=1, max_length=4)
     images: Images
     resources: Resources = Resources()
@@ -169,7 +169,7 @@ class DeploymentRequest(EventData):
     priority: int = Field(default=0, ge=-1000, le=1000)
 
     @property
-    def deployment(self) -> str:
+    def deployment(self) -> str | None:
         """The deployment's id: the name unless an id is given."""
         return self.id or self.name
 
@@ -252,6 +252,16 @@ class Rejection(_Part):
     nodes: list[str]
 
 
+class Attempt(_Part):
+    """A node and runtime that were tried and could not start it."""
+
+    replica: int
+    node: Token
+    runtime: RuntimeName
+    reason: str
+    message: str = ""
+
+
 class Enforcement(_Part):
     """What holds a field of the request to its word."""
 
@@ -288,6 +298,7 @@ class Decision(EventData):
     candidates: list[Candidate] = []
     rejected: list[Rejection] = []
     placements: list[Placement] = []
+    attempts: list[Attempt] = []
     coverage: list[dict[str, Any]] = []
     considered: int = 0
     decided_at: datetime
