@@ -6,9 +6,10 @@ an :class:`InvalidDocument` that names the field, the reason and what would be a
 
 from __future__ import annotations
 
+from schemas.query import Query
+
 from schemas.deployment import DeploymentRequest, Enforcement
 from schemas.errors import InvalidDocument, InvalidQuery
-from schemas.query import Query
 
 
 def enforcements(request: DeploymentRequest) -> list[Enforcement]:
@@ -41,7 +42,11 @@ def enforcements(request: DeploymentRequest) -> list[Enforcement]:
     for number, preference in enumerate(request.prefer):
         field = f"prefer.{number}"
         if len(preference) != 1 or "near" in preference:
-            refuse(field, "nothing here knows where data lies", "one attribute with asc or desc, such as load.5m: asc")
+            refuse(
+                field,
+                "nothing here knows where data lies",
+                "one attribute with asc or desc, such as load.5m: asc",
+            )
             continue
         ((attribute, direction),) = preference.items()
         if direction not in ("asc", "desc"):

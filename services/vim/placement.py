@@ -17,7 +17,12 @@ from services.vim.ledger import Reserved
 
 _MIB: Final = 1024 * 1024
 #: Memory that a runtime itself takes on top of the workload's, bytes (measured: QEMU's RSS beyond its guest).
-OVERHEAD: Final[dict[str, int]] = {"process": 0, "container": 8 * _MIB, "unikernel": 64 * _MIB, "vm": 64 * _MIB}
+OVERHEAD: Final[dict[str, int]] = {
+    "process": 0,
+    "container": 8 * _MIB,
+    "unikernel": 64 * _MIB,
+    "vm": 64 * _MIB,
+}
 #: Memory of a guest whose request does not say: a kernel must be given some.
 GUEST_MEMORY: Final[dict[str, int]] = {"unikernel": 64 * _MIB, "vm": 256 * _MIB}
 #: What is asked of the index about each node.
@@ -219,12 +224,16 @@ def _place_in(
     open_replicas = []
     for replica in wanted:  # what runs well stays where it is
         before = kept.get(replica)
-        if before and before.runtime == runtime and before.node in total:
-            if room[before.node].refusal(request, runtime) is None:
-                room[before.node].take(request, runtime)
-                choice.placements.append(_placement(request, runtime, replica, room[before.node], "kept"))
-                continue
-        open_replicas.append(replica)
+        if (
+            before
+            and before.runtime == runtime
+            and before.node in total
+            and room[before.node].refusal(request, runtime) is None
+        ):
+            room[before.node].take(request, runtime)
+            choice.placements.append(_placement(request, runtime, replica, room[before.node], "kept"))
+        else:
+            open_replicas.append(replica)
     for replica in open_replicas:
         fitting = [name for name in total if room[name].refusal(request, runtime) is None]
         if not fitting:
