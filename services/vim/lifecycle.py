@@ -6,7 +6,7 @@ Pure functions; the contract's states, in the order of how bad they are.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 from schemas.deployment import Decision, DeploymentState, Placement, ReplicaStatus
 from schemas.workload import ObservedWorkload
@@ -63,7 +63,7 @@ def judge(life: Life, decision: Decision, nodes: dict[str, Node], now: datetime)
         message = f"{count} of {len(replicas)} replicas {state}" + (
             f": {worst.message}" if worst.message else ""
         )
-    return Verdict(state, worst.reason, message, replicas)
+    return Verdict(cast("DeploymentState", state), worst.reason, message, replicas)
 
 
 def judge_stopping(life: Life) -> Verdict:

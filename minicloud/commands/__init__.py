@@ -1,0 +1,1 @@
+"""The commands, a file each; ``minicloud/cli.py`` gathers them."""

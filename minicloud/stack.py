@@ -1,0 +1,259 @@
+"""The embedded stack: one broker and one process a service on this machine, started and watched.
+
+What dies is started again with a pause that grows while it keeps dying. Everything ends with us: on
+SIGTERM or Ctrl-C in order, and by the kernel's hand if we are killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from bus.broker import Broker
+from bus.broker_config import BrokerSettings, Ports
+from bus.credentials import Credentials
+from minicloud.site import Site
+from schemas.errors import Unavailable
+
+_PR_SET_PDEATHSIG: Final = 1
+_LIBC: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def node_name(text: str | None = None) -> str:
+    """A token for this machine: its host name, with what may not be in a token replaced."""
+    return re.sub(r"[^A-Za-z0-9_-]", "-", text or socket.gethostname().split(".")[0])[:64] or "node"
+
+
+@dataclass
+class StackSettings:
+    """What the embedded stack is made of.
+
+    Attributes:
+        data: folder for everything that must survive a restart; secrets in it have mode 0600.
+        minicloud: its token.
+        node: this machine's name in it.
+        fleet: how many simulated nodes run beside.
+        host: where the broker listens.
+        nats_port: 0 picks a free one and keeps it.
+        mqtt_port: likewise.
+        rid_port: HTTP port of rid; 0 picks a free one.
+        agent_options: passed on to the agent: labels, region, interval.
+        allow_root: whether workloads whose request says so may run as root.
+    """
+
+    data: Path
+    minicloud: str = "home"
+    node: str = field(default_factory=node_name)
+    fleet: int = 0
+    host: str = "127.0.0.1"
+    nats_port: int = 0
+    mqtt_port: int = 0
+    rid_port: int = 0
+    agent_options: list[str] = field(default_factory=list)
+    allow_root: bool = False
+
+
+@dataclass
+class Service:
+    """One process of the stack."""
+
+    name: str
+    arguments: list[str]
+    environment: dict[str, str]
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    failures: int = 0
+    restarts: int = 0
+
+
+class Stack:
+    """The embedded stack of one machine.
+
+    Args:
+        settings: what it is made of.
+        on_event: told in a line what happens: started, ended, started again.
+    """
+
+    def __init__(self, settings: StackSettings, on_event: Callable[[str], None] = lambda _: None) -> None:
+        self.settings = settings
+        self.data = settings.data.absolute()
+        self._say = on_event
+        self._credentials = Credentials(self.data, settings.minicloud)
+        self.broker = Broker(
+            self.data,
+            BrokerSettings(
+                host=settings.host, port=settings.nats_port, mqtt_port=settings.mqtt_port
+            ),
+        )
+        self.services: dict[str, Service] = {}
+        self._watchers: list[asyncio.Task[None]] = []
+        self._stopping = False
+        self.site: Site | None = None
+
+    async def start(self) -> Site:
+        """Start the broker, then every service; returns how a user reaches it.
+
+        Raises:
+            Unavailable: the broker cannot be started here.
+            Conflict: another stack runs from this data folder.
+        """
+        (self.data / "logs").mkdir(mode=0o700, parents=True, exist_ok=True)
+        user = self._credentials.ensure("user", "local")
+        for role, name in self._principals():
+            self._credentials.ensure(role, name)
+        await asyncio.to_thread(self.broker.start)
+        self._say(f"broker: NATS {self.broker.url}, MQTT {self.broker.mqtt_url}")
+        self._declare()
+        for service in self.services.values():
+            self._launch(service)
+            self._watchers.append(asyncio.create_task(self._watch(service)))
+        self._watchers.append(asyncio.create_task(self._watch_broker()))
+        self.site = Site(
+            self.settings.minicloud,
+            self.broker.url,
+            self.broker.mqtt_url,
+            user.user,
+            user.password,
+            node=self.settings.node,
+            http={"rid": f"http://127.0.0.1:{self.settings.rid_port}"},
+        )
+        self.site.save(self.data)
+        return self.site
+
+    async def stop(self) -> None:
+        """End everything in order: the fleet and the agent, then the services, then the broker."""
+        self._stopping = True
+        for watcher in self._watchers:
+            watcher.cancel()
+        order = ["fleet", "worker", "agent", "vim", "rid"]
+        for name in order:
+            service = self.services.get(name)
+            if service and service.process:
+                await asyncio.to_thread(_end, service.process)
+        await asyncio.to_thread(self.broker.stop)
+        (self.data / "stack.json").unlink(missing_ok=True)
+
+    def _principals(self) -> list[tuple[str, str]]:
+        node = self.settings.node
+        principals = [("service", "rid"), ("service", "vim"), ("worker", node), ("agent", node)]
+        return principals + ([("fleet", "local")] if self.settings.fleet else [])
+
+    def _declare(self) -> None:
+        s = self.settings
+        s.rid_port = s.rid_port or _free_port(self.data / "rid.port")
+        python = [sys.executable, "-m"]
+        self._add("rid", [*python, "services.rid"], "service", "rid", MINICLOUD_HTTP_PORT=str(s.rid_port))
+        self._add("vim", [*python, "services.vim"], "service", "vim")
+        worker = [*python, "services.vim.worker", "--node", s.node, "--data", str(self.data / "worker")]
+        worker += ["--stop-workloads", *(["--allow-root"] if s.allow_root else [])]
+        self._add("worker", worker, "worker", s.node)
+        agent = [*python, "services.charagent", "--minicloud", s.minicloud, "--node", s.node]
+        agent += ["--broker", self.broker.mqtt_url, "--user", f"agent.{s.node}"]
+        agent += ["--password-file", str(self.data / "secrets" / f"agent.{s.node}")]
+        agent += ["--data", str(self.data / "agent"), *s.agent_options]
+        self._add("agent", agent, "agent", s.node)
+        if s.fleet:
+            fleet = [*python, "minicloud", "fleet", str(s.fleet), "--data", str(self.data)]
+            self._add("fleet", fleet, "fleet", "local")
+
+    def _add(self, name: str, arguments: list[str], role: str, principal: str, **more: str) -> None:
+        user = f"{role}.{principal}"
+        environment = {
+            **os.environ,
+            "MINICLOUD_MINICLOUD": self.settings.minicloud,
+            "MINICLOUD_BROKER": self.broker.url,
+            "MINICLOUD_MQTT": self.broker.mqtt_url,
+            "MINICLOUD_USER": user,
+            "MINICLOUD_PASSWORD_FILE": str(self.data / "secrets" / user),
+            "MINICLOUD_INSTANCE": f"{name}@{self.settings.node}",
+            "MALLOC_ARENA_MAX": "2",  # threads of ours allocate little; arenas of their own only cost memory
+            **more,
+        }
+        self.services[name] = Service(name, arguments, environment)
+
+    def _launch(self, service: Service) -> None:
+        log = self.data / "logs" / f"{service.name}.log"
+        with log.open("ab") as output:
+            service.process = subprocess.Popen(  # noqa: S603
+                service.arguments,
+                env=service.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - nothing but a system call happens there
+                start_new_session=True,  # Ctrl-C is for us; we end the others in order
+            )
+        service.started = time.monotonic()
+
+    async def _watch(self, service: Service) -> None:
+        while not self._stopping:
+            process = service.process
+            if process is None:
+                return
+            code = await asyncio.to_thread(process.wait)
+            if self._stopping:
+                return
+            lived = time.monotonic() - service.started
+            service.failures = 0 if lived > 30 else service.failures + 1
+            pause = min(10.0, 0.1 * 2 ** min(service.failures, 7))
+            self._say(f"{service.name} ended ({_ending(code)}); started again in {pause:.1f} s")
+            await asyncio.sleep(pause)
+            service.restarts += 1
+            self._launch(service)
+
+    async def _watch_broker(self) -> None:
+        failures = 0
+        while not self._stopping:
+            await asyncio.sleep(0.2)
+            if self.broker.poll() is None:
+                continue
+            self._say("the broker ended; started again")
+            try:
+                await asyncio.to_thread(self.broker.start)
+                failures = 0
+            except Unavailable as error:
+                failures += 1
+                self._say(f"the broker does not start: {error}")
+                await asyncio.sleep(min(10.0, 0.5 * 2**failures))
+
+
+def _die_with_parent() -> None:
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _end(process: subprocess.Popen[bytes], patience: float = 10.0) -> None:
+    with suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        process.wait(patience)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _ending(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def _free_port(memory: Path) -> int:
+    """A port that was free when first asked; kept, so that addresses survive restarts."""
+    with suppress(OSError, ValueError):
+        return int(memory.read_text())
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    memory.write_text(str(port))
+    return port
