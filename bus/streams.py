@@ -28,7 +28,7 @@ class Stream:
         subjects: the subjects that it takes in.
         last: how many messages a subject are kept; 0 for no such limit.
         max_age: seconds; 0 for no limit.
-        max_bytes: in all; oldest dropped first.
+        max_bytes: in all; oldest dropped first. JetStream sets it aside at once, so the sum must fit a small disk.
         log: whether it is a record to be replayed, so that a revision can be too old.
         durables: the consumers of services on it, by name. Readers may not touch them.
     """
@@ -37,7 +37,7 @@ class Stream:
     subjects: Callable[[Subjects], list[str]]
     last: int = 0
     max_age: int = 0
-    max_bytes: int = 256 * _MIB
+    max_bytes: int = 64 * _MIB
     log: bool = False
     durables: tuple[str, ...] = ()
 
@@ -66,17 +66,17 @@ class Stream:
 
 
 STREAMS: Final = (
-    Stream("characterizations", lambda s: [s.characterization()], last=5),
+    Stream("characterizations", lambda s: [s.characterization()], last=5, max_bytes=32 * _MIB),
     Stream("metrics", lambda s: [s.metrics()], max_age=15 * _MINUTE),
     Stream("presence", lambda s: [s.presence(), s.worker()], last=1),
-    Stream("workloads", lambda s: [s.desired(), s.observed()], last=1, max_bytes=1024 * _MIB),
-    Stream("devices", lambda s: [s.reading()], max_age=60 * _MINUTE),
-    Stream("resources", lambda s: [s.resource()], max_age=30 * _DAY, max_bytes=1024 * _MIB, log=True),
+    Stream("workloads", lambda s: [s.desired(), s.observed()], last=1),
+    Stream("devices", lambda s: [s.reading()], max_age=60 * _MINUTE, max_bytes=32 * _MIB),
+    Stream("resources", lambda s: [s.resource()], max_age=30 * _DAY, max_bytes=256 * _MIB, log=True),
     Stream(
         "deployments",
         lambda s: [f"{s.root}.deployment.*.*"],
         max_age=365 * _DAY,
-        max_bytes=1024 * _MIB,
+        max_bytes=128 * _MIB,
         log=True,
         durables=("vim",),
     ),

@@ -25,6 +25,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from schemas.query import Answer, Query
+from schemas.resource import ResourceChange
+from schemas.shortform import parse_shortform
+
 from bus.bus import Bus
 from minicloud.site import Site
 from schemas.deployment import (
@@ -36,9 +40,6 @@ from schemas.deployment import (
 )
 from schemas.errors import InvalidDocument, NotFound, RequestTimeout
 from schemas.event import read_document, read_event
-from schemas.query import Answer, Query
-from schemas.resource import ResourceChange
-from schemas.shortform import parse_shortform
 from schemas.workload import workload_name
 
 
@@ -54,9 +55,15 @@ class Minicloud:
         Raises:
             InvalidDocument: with every problem by field, before anything is published.
         """
-        request = document if isinstance(document, DeploymentRequest) else read_document(document, DeploymentRequest)
+        request = (
+            document
+            if isinstance(document, DeploymentRequest)
+            else read_document(document, DeploymentRequest)
+        )
         if request.deployment is None:
-            raise InvalidDocument("a deployment needs a name", field="name", expected="a token, such as hello")
+            raise InvalidDocument(
+                "a deployment needs a name", field="name", expected="a token, such as hello"
+            )
         await self.bus.publish(
             self.bus.subjects.request(request.deployment), request, about=request.deployment
         )
@@ -80,7 +87,11 @@ class Minicloud:
             InvalidDocument: the request breaks its schema.
             RequestTimeout: not settled in time; it goes on by itself.
         """
-        request = document if isinstance(document, DeploymentRequest) else read_document(document, DeploymentRequest)
+        request = (
+            document
+            if isinstance(document, DeploymentRequest)
+            else read_document(document, DeploymentRequest)
+        )
         deployment = request.deployment or ""
         before = await self._last_sequence(deployment)
         await self.request(request)
@@ -161,7 +172,9 @@ class Minicloud:
         query = question if isinstance(question, Query) else read_document(question, Query)
         return Answer.model_validate(await self.bus.request("rid", "query", query, timeout=10.0))
 
-    async def watch(self, *, since: int | None = None) -> AsyncIterator[tuple[str, int, ResourceChange | None]]:
+    async def watch(
+        self, *, since: int | None = None
+    ) -> AsyncIterator[tuple[str, int, ResourceChange | None]]:
         """Resource changes as ``(kind, revision, change)``: ITEM… SYNC (CHANGE|BOOKMARK)….
 
         Raises:
@@ -171,7 +184,9 @@ class Minicloud:
             async for item in items:
                 yield item.kind, item.revision, item.event.data if item.event else None
 
-    async def logs(self, deployment: str, *, replica: int | None = None, tail: int = 100) -> dict[str, list[str]]:
+    async def logs(
+        self, deployment: str, *, replica: int | None = None, tail: int = 100
+    ) -> dict[str, list[str]]:
         """The last lines of each replica, by workload.
 
         Raises:

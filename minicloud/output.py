@@ -77,7 +77,11 @@ def refuse(error: MinicloudError) -> None:
 
 
 def show(
-    rows: Sequence[Mapping[str, Any]], output: str, *, columns: Sequence[str] | None = None, none: str = "none"
+    rows: Sequence[Mapping[str, Any]],
+    output: str,
+    *,
+    columns: Sequence[str] | None = None,
+    none: str = "none",
 ) -> None:
     """Print rows as asked.
 
@@ -97,10 +101,13 @@ def show(
         names = list(columns or rows[0])
         table = [[_cell(name, row.get(name)) for name in names] for row in rows]
         widths = [max(len(line[i]) for line in [names, *table]) for i in range(len(names))]
-        click.secho("  ".join(n.upper().ljust(w) for n, w in zip(names, widths, strict=True)).rstrip(), bold=True)
+        click.secho(
+            "  ".join(n.upper().ljust(w) for n, w in zip(names, widths, strict=True)).rstrip(), bold=True
+        )
         for line in table:
             cells = [
-                click.style(cell.ljust(width), fg=_STYLE.get(cell)) for cell, width in zip(line, widths, strict=True)
+                click.style(cell.ljust(width), fg=_STYLE.get(cell))
+                for cell, width in zip(line, widths, strict=True)
             ]
             click.echo("  ".join(cells).rstrip())
 

@@ -47,6 +47,8 @@ def resolve_paths(document: dict[str, Any], folder: Path) -> None:
         command = image.get("command")
         if isinstance(command, list):
             image["command"] = [
-                str((folder / part).resolve()) if isinstance(part, str) and part.startswith(("./", "../")) else part
+                str((folder / part).resolve())
+                if isinstance(part, str) and part.startswith(("./", "../"))
+                else part
                 for part in command
             ]

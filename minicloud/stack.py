@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from bus.broker import Broker
-from bus.broker_config import BrokerSettings, Ports
+from bus.broker_config import BrokerSettings
 from bus.credentials import Credentials
 from minicloud.site import Site
 from schemas.errors import Unavailable
@@ -93,9 +93,7 @@ class Stack:
         self._credentials = Credentials(self.data, settings.minicloud)
         self.broker = Broker(
             self.data,
-            BrokerSettings(
-                host=settings.host, port=settings.nats_port, mqtt_port=settings.mqtt_port
-            ),
+            BrokerSettings(host=settings.host, port=settings.nats_port, mqtt_port=settings.mqtt_port),
         )
         self.services: dict[str, Service] = {}
         self._watchers: list[asyncio.Task[None]] = []
@@ -186,7 +184,7 @@ class Stack:
     def _launch(self, service: Service) -> None:
         log = self.data / "logs" / f"{service.name}.log"
         with log.open("ab") as output:
-            service.process = subprocess.Popen(  # noqa: S603
+            service.process = subprocess.Popen(
                 service.arguments,
                 env=service.environment,
                 stdin=subprocess.DEVNULL,

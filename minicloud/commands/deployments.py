@@ -80,7 +80,9 @@ async def deployments(data: Path | None, output: str) -> None:
             row["nodes"] = sorted({replica["node"] for replica in replicas})
             row["runtime"] = sorted({replica["runtime"] for replica in replicas})
             row["restarts"] = sum(replica["restarts"] for replica in replicas)
-            row["endpoints"] = [e.get("url") or f"{e['address']}:{e['port']}" for r in replicas for e in r["endpoints"]]
+            row["endpoints"] = [
+                e.get("url") or f"{e['address']}:{e['port']}" for r in replicas for e in r["endpoints"]
+            ]
     columns = ["deployment", "state", "generation", "nodes", "runtime", "restarts", "endpoints", "message"]
     show(rows, output, columns=columns, none="no deployments; publish one with `minicloud deploy FILE`")
 
@@ -113,7 +115,9 @@ async def why(deployment: str, data: Path | None, output: str) -> None:
 @click.command(epilog="\b\nExamples:\n  minicloud logs hello\n  minicloud logs hello --replica 1 --tail 20")
 @click.argument("deployment")
 @click.option("--replica", type=click.IntRange(min=0), help="Only this replica.")
-@click.option("--tail", default=100, show_default=True, type=click.IntRange(1, 5000), help="Last lines of each.")
+@click.option(
+    "--tail", default=100, show_default=True, type=click.IntRange(1, 5000), help="Last lines of each."
+)
 @data_option
 @output_option
 @command

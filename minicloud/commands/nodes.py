@@ -8,12 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import click
+from schemas.resource import ResourceChange
 
 from minicloud.output import command, data_option, output_option, refuse, show, show_one
 from schemas.errors import InvalidQuery
-from schemas.resource import ResourceChange
 
-_COLUMNS = ["name", "state", "cpu.arch", "cpu.cores", "memory.total", "memory.available", "load.1m", "runtimes"]
+_COLUMNS = [
+    "name",
+    "state",
+    "cpu.arch",
+    "cpu.cores",
+    "memory.total",
+    "memory.available",
+    "load.1m",
+    "runtimes",
+]
 
 
 @click.command(
