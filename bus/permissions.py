@@ -94,7 +94,9 @@ def permissions(role: Role, name: str, minicloud: str, own_nodes: Iterable[str] 
         minicloud: the minicloud it belongs to.
         own_nodes: nodes that have an agent or worker of their own, which a fleet must not imitate.
     """
-    subjects = Subjects(minicloud)
+    # Both checked here: elsewhere "*" is a word for "any", which would widen every subject below.
+    subjects = Subjects(token(minicloud, "minicloud"))
+    token(name, "name")
     match role:
         case "admin" | "service":
             return Permissions(publish=(">",), subscribe=(">",))
