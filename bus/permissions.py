@@ -10,23 +10,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
+from bus.streams import STREAMS, Stream, stream_name
 from schemas.errors import InvalidName
-from schemas.names import Subjects, token
+from schemas.names import ANY, Subjects, token
 
 Role = Literal["admin", "service", "agent", "worker", "device", "user", "viewer", "fleet"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 
-STREAMS: Final = (
-    "characterizations",
-    "metrics",
-    "presence",
-    "workloads",
-    "devices",
-    "resources",
-    "deployments",
-    "storage",
-    "dead",
-)
+# What readers may read; leases are the services' own affair.
+_READABLE: Final = tuple(stream for stream in STREAMS if stream.kind != "leases")
 # What an MQTT client needs so that the broker can deliver to it at QoS 1 and 2.
 _MQTT_DELIVERY: Final = ("$MQTT.sub.>", "$MQTT.deliver.pubrel.>")
 
@@ -78,9 +70,9 @@ def inbox_prefix(user: str) -> str:
 
 
 def consumer_name(role: Role, name: str) -> str:
-    """The one JetStream consumer name that a restricted credential may use on each stream.
+    """The one JetStream consumer name of this credential on the stream of workloads.
 
-    A free choice of names would let a reader change or drain a service's durable consumer.
+    There a free choice would let a reader drain or change the consumer of a node's worker.
     """
     return f"{role}-{token(name, 'name')}"
 
@@ -161,6 +153,7 @@ def _worker(subjects: Subjects, name: str) -> Permissions:
         publish=(
             subjects.observed(name),
             subjects.worker(name),
+            subjects.dead("worker"),
             f"$JS.API.STREAM.INFO.{stream}",
             # The filter is part of the subject, so the consumer can see this node's workloads only.
             *(
@@ -168,7 +161,7 @@ def _worker(subjects: Subjects, name: str) -> Permissions:
                 for subject in own
             ),
             *(f"$JS.API.DIRECT.GET.{stream}.{subject}" for subject in own),
-            *_own_consumer(stream, consumer_name("worker", name)),
+            *_existing_consumer(stream, consumer_name("worker", name)),
         ),
         subscribe=(
             *own,
@@ -181,21 +174,15 @@ def _worker(subjects: Subjects, name: str) -> Permissions:
 
 def _reader(subjects: Subjects, role: Role, name: str, publish: tuple[str, ...]) -> Permissions:
     user = user_name(role, name)
-    consumer = consumer_name(role, name)
-    reads: list[str] = []
-    for kind in STREAMS:
-        stream = stream_name(subjects.minicloud, kind)
-        reads += [
-            f"$JS.API.STREAM.INFO.{stream}",
-            f"$JS.API.STREAM.MSG.GET.{stream}",
-            f"$JS.API.DIRECT.GET.{stream}",
-            f"$JS.API.DIRECT.GET.{stream}.>",
-            f"$JS.API.CONSUMER.CREATE.{stream}.{consumer}",
-            f"$JS.API.CONSUMER.CREATE.{stream}.{consumer}.>",
-            *_own_consumer(stream, consumer),
-        ]
+    reads: list[str] = ["$SRV.>"]
+    denied: list[str] = []
+    for stream in _READABLE:
+        allow, deny = _reading(stream, stream.name(subjects.minicloud), consumer_name(role, name))
+        reads += allow
+        denied += deny
     return Permissions(
         publish=(*publish, *reads),
+        publish_deny=tuple(denied),
         subscribe=(subjects.root, f"{subjects.root}.>", f"{inbox_prefix(user)}.>", *_MQTT_DELIVERY),
         subscribe_deny=(
             f"{subjects.root}.secret.>",
@@ -206,16 +193,36 @@ def _reader(subjects: Subjects, role: Role, name: str, publish: tuple[str, ...])
     )
 
 
-def stream_name(minicloud: str, kind: str) -> str:
-    """The JetStream stream that keeps one kind of event of a minicloud."""
-    return f"{token(minicloud, 'minicloud')}_{kind}"
+def _reading(stream: Stream, name: str, own: str) -> tuple[list[str], list[str]]:
+    """What reading one stream takes, and what of it is denied."""
+    reads = [
+        f"$JS.API.STREAM.INFO.{name}",
+        f"$JS.API.STREAM.MSG.GET.{name}",
+        f"$JS.API.DIRECT.GET.{name}",
+        f"$JS.API.DIRECT.GET.{name}.>",
+    ]
+    if stream.kind == "workloads":
+        return [*reads, *_consumer(name, own)], []
+    # Any name but a service's: others' consumers have names that nobody guesses, and listing them is not
+    # allowed. `CONSUMER.CREATE.<stream>` alone is missing on purpose: its name hides in the payload.
+    return [*reads, *_consumer(name, ANY)], [
+        entry for durable in stream.durables for entry in _consumer(name, durable)
+    ]
 
 
-def _own_consumer(stream: str, consumer: str) -> tuple[str, ...]:
-    return (
+def _consumer(stream: str, consumer: str) -> list[str]:
+    """What making, using and ending a consumer takes."""
+    return [
+        f"$JS.API.CONSUMER.CREATE.{stream}.{consumer}",
+        f"$JS.API.CONSUMER.CREATE.{stream}.{consumer}.>",
+        *_existing_consumer(stream, consumer),
+    ]
+
+
+def _existing_consumer(stream: str, consumer: str) -> list[str]:
+    return [
         f"$JS.API.CONSUMER.INFO.{stream}.{consumer}",
         f"$JS.API.CONSUMER.DELETE.{stream}.{consumer}",
         f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}",
         f"$JS.ACK.{stream}.{consumer}.>",
-        f"$JS.FC.{stream}.{consumer}.>",
-    )
+    ]

@@ -1,0 +1,102 @@
+"""The verbs of the bus with the credentials of those who will use them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, ClassVar
+
+import pytest
+
+from bus.broker import Broker
+from bus.bus import Bus
+from bus.credentials import Credential, Credentials
+from bus.permissions import consumer_name
+from bus.port import Endpoint
+from schemas.errors import Forbidden
+from schemas.event import EventData
+
+
+class Note(EventData):
+    """Something to say."""
+
+    event_type: ClassVar[str] = "minicloud.test.noted.v1"
+    text: str
+
+
+async def connect(broker: Broker, credential: Credential, mc: str) -> Bus:
+    endpoint = Endpoint(broker.url, credential.user, credential.password, credential.inbox_prefix)
+    return await Bus.connect(endpoint, mc, credential.user.replace(".", "/"), timeout=10)
+
+
+@pytest.fixture
+async def service(broker: Broker, credentials: Credentials, mc: str) -> AsyncIterator[Bus]:
+    async with await connect(broker, credentials.add("service", f"vim-{mc}"), mc) as bus:
+        await bus.ensure_streams()
+        yield bus
+        for stream in (await bus.jetstream.api("STREAM.NAMES"))["streams"]:
+            if stream.startswith(f"{mc}_"):
+                await bus.jetstream.api(f"STREAM.DELETE.{stream}")
+
+
+async def until_synced(items: Any) -> list[str]:
+    """The subjects that a watch tells before SYNC."""
+    told: list[str] = []
+    async with asyncio.timeout(10):
+        async for item in items:
+            if item.kind == "SYNC":
+                return told
+            told.append(item.subject)
+    raise AssertionError("no SYNC")
+
+
+async def test_a_user_publishes_a_request_and_watches_its_status_twice_at_once(
+    broker: Broker, credentials: Credentials, service: Bus, mc: str
+) -> None:
+    status = service.subjects.status("hello")
+    await service.publish(status, Note(text="running"))
+    async with await connect(broker, credentials.add("user", f"ada-{mc}"), mc) as user:
+        assert await user.publish(user.subjects.request("hello"), Note(text="please")) > 0
+        async with user.watch({status: Note}) as one, user.watch({status: Note}) as two:
+            assert await until_synced(one) == [status]
+            assert await until_synced(two) == [status]
+        both = {user.subjects.request(): Note, status: Note}
+        async with user.watch(both) as items:
+            assert set(await until_synced(items)) == {status, user.subjects.request("hello")}
+
+
+async def test_a_viewer_watches_nodes(
+    broker: Broker, credentials: Credentials, service: Bus, mc: str
+) -> None:
+    await service.publish(service.subjects.characterization("pi-3"), Note(text="a node"))
+    async with (
+        await connect(broker, credentials.add("viewer", f"eve-{mc}"), mc) as viewer,
+        viewer.watch({viewer.subjects.characterization(): Note}) as items,
+    ):
+        assert await until_synced(items) == [viewer.subjects.characterization("pi-3")]
+
+
+async def test_a_worker_watches_its_own_workloads_under_its_one_consumer_name(
+    broker: Broker, credentials: Credentials, service: Bus, mc: str
+) -> None:
+    node = f"n-{mc}"
+    for other in (node, "pi-4"):
+        await service.publish(service.subjects.desired(other, "hello-0"), Note(text=other))
+    async with await connect(broker, credentials.add("worker", node), mc) as worker:
+        mine = worker.subjects.desired(node)
+        async with worker.watch({mine: Note}, consumer=consumer_name("worker", node)) as items:
+            assert await until_synced(items) == [worker.subjects.desired(node, "hello-0")]
+            await service.publish(service.subjects.desired(node, "hello-1"), Note(text="more"))
+            async with asyncio.timeout(10):
+                async for item in items:
+                    if item.kind == "CHANGE":
+                        assert item.subject == worker.subjects.desired(node, "hello-1")
+                        break
+        assert await worker.publish(worker.subjects.observed(node, "hello-0"), Note(text="up")) > 0
+
+
+async def test_a_revoked_credential_is_told_so(broker: Broker, credentials: Credentials, mc: str) -> None:
+    credential = credentials.add("user", f"bob-{mc}")
+    credentials.revoke("user", f"bob-{mc}")
+    with pytest.raises(Forbidden, match="credentials add"):
+        await connect(broker, credential, mc)
