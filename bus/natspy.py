@@ -49,8 +49,10 @@ class NatsWire:
                     password=endpoint.password or None,
                     inbox_prefix=endpoint.inbox_prefix,
                     tls=context,
-                    allow_reconnect=True,
-                    max_reconnect_attempts=-1,
+                    # While these allow it, nats-py tries for ever by itself and tells neither a refused
+                    # credential nor a broker that is not there: switched on once we are connected.
+                    allow_reconnect=False,
+                    max_reconnect_attempts=1,
                     reconnect_time_wait=0.2,  # type: ignore[arg-type]  # a float works and is wanted
                     connect_timeout=5,
                     ping_interval=5,
@@ -77,6 +79,8 @@ class NatsWire:
                 client = wire._client = Client()
                 await asyncio.sleep(0.05)
             else:
+                client.options["allow_reconnect"] = True
+                client.options["max_reconnect_attempts"] = -1
                 return wire
 
     @property

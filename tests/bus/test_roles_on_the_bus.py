@@ -13,7 +13,7 @@ from bus.bus import Bus
 from bus.credentials import Credential, Credentials
 from bus.permissions import consumer_name
 from bus.port import Endpoint
-from schemas.errors import Forbidden
+from schemas.errors import Forbidden, Unavailable
 from schemas.event import EventData
 
 
@@ -100,3 +100,18 @@ async def test_a_revoked_credential_is_told_so(broker: Broker, credentials: Cred
     credentials.revoke("user", f"bob-{mc}")
     with pytest.raises(Forbidden, match="credentials add"):
         await connect(broker, credential, mc)
+
+
+async def test_an_absent_broker_is_told_in_time_and_awaited_until_then(own_broker: Broker) -> None:
+    credential = Credentials(own_broker.data).add("admin", "root")
+    own_broker.kill()
+    endpoint = Endpoint(own_broker.url, credential.user, credential.password)
+    with pytest.raises(Unavailable, match="minicloud up"):
+        await Bus.connect(endpoint, "home", "test", timeout=0.3)
+    waiting = asyncio.create_task(Bus.connect(endpoint, "home", "test", timeout=20))
+    await asyncio.to_thread(own_broker.start)
+    async with await waiting as bus:
+        own_broker.kill()
+        await asyncio.to_thread(own_broker.start)
+        async with asyncio.timeout(20):
+            await bus.ensure_streams()
