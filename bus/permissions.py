@@ -19,6 +19,7 @@ ROLES: Final[tuple[Role, ...]] = get_args(Role)
 
 # What readers may read; leases are the services' own affair.
 _READABLE: Final = tuple(stream for stream in STREAMS if stream.kind != "leases")
+_BY_SERVICES_AND_NODES: Final = ("characterizations", "metrics", "presence", "resources", "dead")
 # What an MQTT client needs so that the broker can deliver to it at QoS 1 and 2.
 _MQTT_DELIVERY: Final = ("$MQTT.sub.>", "$MQTT.deliver.pubrel.>")
 
@@ -70,9 +71,9 @@ def inbox_prefix(user: str) -> str:
 
 
 def consumer_name(role: Role, name: str) -> str:
-    """The one JetStream consumer name of this credential on the stream of workloads.
+    """The one JetStream consumer name of a worker on the stream of workloads.
 
-    There a free choice would let a reader drain or change the consumer of a node's worker.
+    A free choice there would let one node drain or change the consumer of another.
     """
     return f"{role}-{token(name, 'name')}"
 
@@ -148,23 +149,21 @@ def _fleet(subjects: Subjects, own_nodes: Iterable[str]) -> Permissions:
 def _worker(subjects: Subjects, name: str) -> Permissions:
     user = user_name("worker", name)
     stream = stream_name(subjects.minicloud, "workloads")
-    own = (subjects.desired(name), subjects.observed(name))
+    levels = f"{subjects.root}.node.{token(name, 'node')}.*.*"  # desired and observed
     return Permissions(
         publish=(
             subjects.observed(name),
             subjects.worker(name),
             subjects.dead("worker"),
             f"$JS.API.STREAM.INFO.{stream}",
-            # The filter is part of the subject, so the consumer can see this node's workloads only.
-            *(
-                f"$JS.API.CONSUMER.CREATE.{stream}.{consumer_name('worker', name)}.{subject}"
-                for subject in own
-            ),
-            *(f"$JS.API.DIRECT.GET.{stream}.{subject}" for subject in own),
+            # The filter is part of the subject, so this node's workloads are all that it can read.
+            f"$JS.API.CONSUMER.CREATE.{stream}.{consumer_name('worker', name)}.{levels}",
+            f"$JS.API.DIRECT.GET.{stream}.{levels}",
             *_existing_consumer(stream, consumer_name("worker", name)),
         ),
         subscribe=(
-            *own,
+            subjects.desired(name),
+            subjects.observed(name),
             f"{subjects.root}.svc.worker.*.{token(name, 'node')}",
             f"{inbox_prefix(user)}.>",
         ),
@@ -177,9 +176,12 @@ def _reader(subjects: Subjects, role: Role, name: str, publish: tuple[str, ...])
     reads: list[str] = ["$SRV.>"]
     denied: list[str] = []
     for stream in _READABLE:
-        allow, deny = _reading(stream, stream.name(subjects.minicloud), consumer_name(role, name))
-        reads += allow
-        denied += deny
+        reads += _reading(subjects, stream)
+        denied += [
+            entry
+            for durable in stream.durables
+            for entry in _any_use(stream.name(subjects.minicloud), durable)
+        ]
     return Permissions(
         publish=(*publish, *reads),
         publish_deny=tuple(denied),
@@ -193,30 +195,30 @@ def _reader(subjects: Subjects, role: Role, name: str, publish: tuple[str, ...])
     )
 
 
-def _reading(stream: Stream, name: str, own: str) -> tuple[list[str], list[str]]:
-    """What reading one stream takes, and what of it is denied."""
-    reads = [
-        f"$JS.API.STREAM.INFO.{name}",
-        f"$JS.API.STREAM.MSG.GET.{name}",
-        f"$JS.API.DIRECT.GET.{name}",
-        f"$JS.API.DIRECT.GET.{name}.>",
-    ]
-    if stream.kind == "workloads":
-        return [*reads, *_consumer(name, own)], []
-    # Any name but a service's: others' consumers have names that nobody guesses, and listing them is not
-    # allowed. `CONSUMER.CREATE.<stream>` alone is missing on purpose: its name hides in the payload.
-    return [*reads, *_consumer(name, ANY)], [
-        entry for durable in stream.durables for entry in _consumer(name, durable)
-    ]
+def _reading(subjects: Subjects, stream: Stream) -> list[str]:
+    """What reading one stream takes.
+
+    JetStream sends what was asked for to any reply or deliver subject, whether or not the asker may
+    publish there. So nothing that users or devices wrote is read raw: else a user could have its own
+    request sent as a node's desired state. That is read live, or wrapped in JSON by MSG.GET.
+    """
+    name = stream.name(subjects.minicloud)
+    reads = [f"$JS.API.STREAM.INFO.{name}", f"$JS.API.STREAM.MSG.GET.{name}"]
+    # Any consumer's name but a service's: other readers' have names that nobody guesses.
+    using = _existing_consumer(name, ANY)
+    if stream.kind in _BY_SERVICES_AND_NODES:
+        consumer = f"$JS.API.CONSUMER.CREATE.{name}.*"
+        return [*reads, f"$JS.API.DIRECT.GET.{name}.>", consumer, f"{consumer}.>", *using]
+    if stream.kind == "deployments":
+        # The subject at the end is all that is read. Without it, it would hide in the payload.
+        for subject in (subjects.status(), subjects.decision()):
+            reads += [f"$JS.API.DIRECT.GET.{name}.{subject}", f"$JS.API.CONSUMER.CREATE.{name}.*.{subject}"]
+        return [*reads, *using]
+    return reads
 
 
-def _consumer(stream: str, consumer: str) -> list[str]:
-    """What making, using and ending a consumer takes."""
-    return [
-        f"$JS.API.CONSUMER.CREATE.{stream}.{consumer}",
-        f"$JS.API.CONSUMER.CREATE.{stream}.{consumer}.>",
-        *_existing_consumer(stream, consumer),
-    ]
+def _any_use(stream: str, consumer: str) -> list[str]:
+    return [f"$JS.API.CONSUMER.CREATE.{stream}.{consumer}.>", *_existing_consumer(stream, consumer)]
 
 
 def _existing_consumer(stream: str, consumer: str) -> list[str]:

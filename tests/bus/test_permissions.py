@@ -13,9 +13,9 @@ from nats.aio.client import Client as NatsClient
 from bus.broker import Broker
 from bus.credentials import Credential, Credentials
 from bus.permissions import ROLES, consumer_name, permissions, role_of
-from bus.streams import stream_name
+from bus.streams import STREAMS, stream_name, stream_of
 from schemas.errors import InvalidName
-from schemas.names import topic
+from schemas.names import Subjects, topic
 from tests.bus.clients import MqttClient, Told, nats_as
 from tests.parts.mosquitto import Mosquitto
 
@@ -323,6 +323,52 @@ async def test_a_worker_reads_the_workloads_of_its_own_node_only(
 
 
 @pytest.mark.parametrize("role", ["user", "viewer"])
+async def test_nobody_has_its_own_words_sent_where_it_may_not_publish(
+    role: str, broker: Broker, admin: Credential, made: dict[str, Credential], mc: str
+) -> None:
+    # JetStream answers to any subject, unchecked: what low roles write must not get there.
+    subjects = Subjects(mc)
+    told = Told()
+    async with nats_as(broker, admin) as observer, nats_as(broker, made[role], told) as client:
+        for stream in STREAMS:
+            await observer.jetstream().add_stream(
+                name=stream.name(mc), subjects=stream.subjects(subjects), allow_direct=True
+            )
+        try:
+            target = subjects.desired("pi-4", "stolen")
+            seen = await observer.subscribe(target)
+            await observer.flush()
+            asked = 0
+            for subject in (
+                subjects.request("x"),
+                subjects.cancel("x"),
+                subjects.reading("thermo-1", "t"),
+                f"mc.{mc}.storage.bucket.photos.policy",
+            ):
+                await observer.jetstream().publish(subject, b"forged")
+                kept = stream_of(subject).name(mc)
+                name = consumer_name(role_of(role), NAMES[role])
+                config = {"name": name, "filter_subject": subject, "deliver_subject": target}
+                create = json.dumps({"stream_name": kept, "config": config | {"ack_policy": "none"}})
+                for request, payload in (
+                    (f"CONSUMER.CREATE.{kept}.{name}.{subject}", create),
+                    (f"CONSUMER.CREATE.{kept}.{name}", create),
+                    (f"CONSUMER.CREATE.{kept}", create),
+                    (f"DIRECT.GET.{kept}.{subject}", ""),
+                    (f"DIRECT.GET.{kept}", json.dumps({"last_by_subj": subject})),
+                ):
+                    await client.publish(f"$JS.API.{request}", payload.encode(), reply=target)
+                    asked += 1
+            await client.flush()
+            await told.wait_for_errors(asked)
+            await observer.publish(target, b"the end")
+            assert (await seen.next_msg(timeout=10)).data == b"the end"
+        finally:
+            for stream in STREAMS:
+                await observer.jetstream().delete_stream(stream.name(mc))
+
+
+@pytest.mark.parametrize("role", ["user", "viewer"])
 async def test_a_reader_reads_streams_and_changes_none(
     role: str, broker: Broker, admin: Credential, made: dict[str, Credential], mc: str
 ) -> None:
@@ -340,7 +386,9 @@ async def test_a_reader_reads_streams_and_changes_none(
             assert (await read.stream_info(stream)).state.messages == 1
             assert (await read.get_last_msg(stream, subject, direct=True)).data == b'{"to": "running"}'
             assert (await read.get_last_msg(stream, subject)).data == b'{"to": "running"}'
-            await read.add_consumer(stream, name=own, ack_policy="none")
+            await read.add_consumer(
+                stream, name=own, filter_subject=f"mc.{mc}.deployment.*.status", ack_policy="none"
+            )
             subscription = await read.pull_subscribe_bind(consumer=own, stream=stream)
             assert [message.subject for message in await subscription.fetch(1, timeout=10)] == [subject]
             await read.delete_consumer(stream, own)
@@ -349,6 +397,10 @@ async def test_a_reader_reads_streams_and_changes_none(
             for request in (
                 f"CONSUMER.CREATE.{stream}",
                 f"CONSUMER.CREATE.{stream}.vim",
+                f"CONSUMER.CREATE.{stream}.vim.mc.{mc}.deployment.*.status",
+                f"CONSUMER.CREATE.{stream}.other",
+                f"CONSUMER.CREATE.{stream}.other.mc.{mc}.deployment.*.request",
+                f"CONSUMER.CREATE.{stream}.other.mc.{mc}.deployment.>",
                 f"CONSUMER.DURABLE.CREATE.{stream}.vim",
                 f"CONSUMER.MSG.NEXT.{stream}.vim",
                 f"CONSUMER.DELETE.{stream}.vim",

@@ -11,6 +11,7 @@ import pytest
 from bus.broker import Broker
 from bus.bus import Bus
 from bus.credentials import Credential, Credentials
+from bus.merge import merged
 from bus.permissions import consumer_name
 from bus.port import Endpoint
 from schemas.errors import Forbidden, Unavailable
@@ -57,23 +58,31 @@ async def test_a_user_publishes_a_request_and_watches_its_status_twice_at_once(
     await service.publish(status, Note(text="running"))
     async with await connect(broker, credentials.add("user", f"ada-{mc}"), mc) as user:
         assert await user.publish(user.subjects.request("hello"), Note(text="please")) > 0
+        decision = service.subjects.decision("hello")
+        await service.publish(decision, Note(text="there"))
+        async with user.watch({status: Note}) as one, user.watch({decision: Note}) as two:
+            seen = set()
+            async with asyncio.timeout(10):
+                async for item in merged(one, two):
+                    seen.add(item.subject)
+                    if {status, decision} <= seen:
+                        break
         async with user.watch({status: Note}) as one, user.watch({status: Note}) as two:
             assert await until_synced(one) == [status]
             assert await until_synced(two) == [status]
-        both = {user.subjects.request(): Note, status: Note}
-        async with user.watch(both) as items:
-            assert set(await until_synced(items)) == {status, user.subjects.request("hello")}
 
 
-async def test_a_viewer_watches_nodes(
+async def test_a_viewer_watches_resources(
     broker: Broker, credentials: Credentials, service: Bus, mc: str
 ) -> None:
-    await service.publish(service.subjects.characterization("pi-3"), Note(text="a node"))
+    await service.publish(service.subjects.resource("pi-3"), Note(text="a node"))
     async with (
         await connect(broker, credentials.add("viewer", f"eve-{mc}"), mc) as viewer,
-        viewer.watch({viewer.subjects.characterization(): Note}) as items,
+        viewer.watch({viewer.subjects.resource(): Note}) as items,
+        viewer.watch({viewer.subjects.presence(): Note, viewer.subjects.worker(): Note}) as both,
     ):
-        assert await until_synced(items) == [viewer.subjects.characterization("pi-3")]
+        assert await until_synced(items) == [viewer.subjects.resource("pi-3")]
+        assert await until_synced(both) == []
 
 
 async def test_a_worker_watches_its_own_workloads_under_its_one_consumer_name(
@@ -84,7 +93,8 @@ async def test_a_worker_watches_its_own_workloads_under_its_one_consumer_name(
         await service.publish(service.subjects.desired(other, "hello-0"), Note(text=other))
     async with await connect(broker, credentials.add("worker", node), mc) as worker:
         mine = worker.subjects.desired(node)
-        async with worker.watch({mine: Note}, consumer=consumer_name("worker", node)) as items:
+        both = {mine: Note, worker.subjects.observed(node): Note}
+        async with worker.watch(both, consumer=consumer_name("worker", node)) as items:
             assert await until_synced(items) == [worker.subjects.desired(node, "hello-0")]
             await service.publish(service.subjects.desired(node, "hello-1"), Note(text="more"))
             async with asyncio.timeout(10):
