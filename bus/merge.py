@@ -6,14 +6,17 @@ For a credential that may read only one subject a watch: two watches in, one flo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TypeVar
 
 Item = TypeVar("Item")
 
 
-async def merged(*sources: AsyncIterator[Item]) -> AsyncIterator[Item]:
-    """The items of every source as they come, until all have ended; the first failure is raised."""
+async def merged(*sources: AsyncIterator[Item]) -> AsyncGenerator[Item, None]:
+    """The items of every source as they come, until all have ended; the first failure is raised.
+
+    Close it (``contextlib.aclosing``) before its sources end.
+    """
     waiting = {asyncio.ensure_future(anext(source)): source for source in sources}
     try:
         while waiting:

@@ -17,7 +17,7 @@ import bus.credentials as store
 from bus.broker import Broker
 from bus.broker_config import USERS_FILE
 from bus.credentials import ALPHABET, SECRET_LENGTH, Credential, Credentials
-from minicloud.credentials import credentials as command
+from minicloud.commands.credentials import credentials as command
 from schemas.errors import Conflict, InvalidDocument, InvalidName, NotFound
 from tests.bus.clients import MqttClient, Told, nats_as, wait_until
 
@@ -133,7 +133,7 @@ def test_a_change_that_the_broker_refuses_is_taken_back(
 
 
 def test_commands_at_the_same_time_lose_nothing(own_broker: Broker) -> None:
-    program = "import sys; from minicloud.credentials import credentials; credentials()"
+    program = "import sys; from minicloud.commands.credentials import credentials; credentials()"
     running = [
         subprocess.Popen(
             [sys.executable, "-c", program, "add", "device", f"d{i}", "--data", own_broker.data],

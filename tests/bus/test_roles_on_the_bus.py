@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any, ClassVar
 
 import pytest
@@ -61,9 +62,9 @@ async def test_a_user_publishes_a_request_and_watches_its_status_twice_at_once(
         decision = service.subjects.decision("hello")
         await service.publish(decision, Note(text="there"))
         async with user.watch({status: Note}) as one, user.watch({decision: Note}) as two:
-            seen = set()
-            async with asyncio.timeout(10):
-                async for item in merged(one, two):
+            seen: set[str] = set()
+            async with asyncio.timeout(10), aclosing(merged(one, two)) as items:
+                async for item in items:
                     seen.add(item.subject)
                     if {status, decision} <= seen:
                         break
@@ -125,3 +126,17 @@ async def test_an_absent_broker_is_told_in_time_and_awaited_until_then(own_broke
         await asyncio.to_thread(own_broker.start)
         async with asyncio.timeout(20):
             await bus.ensure_streams()
+
+
+async def test_a_service_answers_into_inboxes_only(
+    broker: Broker, credentials: Credentials, service: Bus, mc: str
+) -> None:
+    async def echo(note: Note) -> dict[str, str]:
+        return {"text": note.text}
+
+    await service.serve("vim", "echo", Note, echo)
+    target = service.subjects.desired("pi-3", "hello-0")
+    async with await connect(broker, credentials.add("user", f"mal-{mc}"), mc) as user:
+        await user.wire.publish(user.subjects.service("vim", "echo"), b'{"text": "forged"}', target)
+        assert await user.request("vim", "echo", {"text": "fair"}) == {"text": "fair"}
+    assert await service.jetstream.last(f"{mc}_workloads", target) is None
