@@ -77,6 +77,12 @@ async def nats_as(
         await client.close()
 
 
+async def settle(client: NatsClient) -> None:
+    """Wait until the broker has processed all that was sent; nats-py's first ping may overtake it."""
+    await client.flush()
+    await client.flush()
+
+
 class MqttClient:
     """A paho client that tells the outcome of each step; a context manager."""
 

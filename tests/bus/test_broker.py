@@ -79,9 +79,18 @@ async def test_messages_credentials_and_ports_outlive_it(
         assert (await client.jetstream().get_last_msg("kept", "kept.one")).data == b"1"
 
 
+def stored(broker: Broker, stream: str) -> int:
+    """How many messages a stream holds, by the monitoring."""
+    accounts = broker.monitor("jsz?accounts=true&streams=true").get("account_details", [])
+    streams = [found for account in accounts for found in account.get("stream_detail", [])]
+    return sum(found["state"]["messages"] for found in streams if found["name"] == stream)
+
+
 async def test_a_retained_message_outlives_a_killed_broker(own_broker: Broker, own_admin: Credential) -> None:
     with MqttClient(own_broker, own_admin) as client:
         client.publish("mc/home/deployment/hello/status", "running", retain=True)
+    # The broker acknowledges before it has stored the retained copy: only what is stored outlives a kill.
+    wait_until(lambda: stored(own_broker, "$MQTT_rmsgs") == 1, "the retained message is stored")
     own_broker.kill()
     own_broker.start()
     with MqttClient(own_broker, own_admin) as client:

@@ -19,7 +19,7 @@ from bus.broker_config import USERS_FILE
 from bus.credentials import ALPHABET, SECRET_LENGTH, Credential, Credentials
 from minicloud.commands.credentials import credentials as command
 from schemas.errors import Conflict, InvalidDocument, InvalidName, NotFound
-from tests.bus.clients import MqttClient, Told, nats_as, wait_until
+from tests.bus.clients import MqttClient, Told, nats_as, settle, wait_until
 
 
 def mode(path: Path) -> str:
@@ -110,7 +110,7 @@ async def test_a_changed_credential_is_disconnected_and_others_stay(own_broker: 
             new = [getattr(made, change)(role, name) for role, name in (("user", "ada"), ("agent", "pi-3"))]
             await asyncio.wait_for(gone.closed.wait(), 10)
             assert await asyncio.to_thread(agent.disconnected.wait, 10)
-            await stays.flush()
+            await settle(stays)
             assert there.errors == []
     with MqttClient(own_broker, pi) as agent:
         assert agent.refused == "Not authorized"
@@ -159,7 +159,7 @@ async def test_five_thousand_credentials_reload_fast_and_disconnect_nobody(own_b
         started = time.monotonic()
         last = made.add("agent", "pi-3")
         assert time.monotonic() - started < 5
-        await client.flush()
+        await settle(client)
         assert told.errors == []
         with MqttClient(own_broker, last) as agent:
             assert agent.refused is None

@@ -16,7 +16,7 @@ from bus.permissions import ROLES, consumer_name, permissions, role_of
 from bus.streams import STREAMS, stream_name, stream_of
 from schemas.errors import InvalidName
 from schemas.names import Subjects, topic
-from tests.bus.clients import MqttClient, Told, nats_as
+from tests.bus.clients import MqttClient, Told, nats_as, settle
 from tests.parts.mosquitto import Mosquitto
 
 NAMES = {
@@ -128,10 +128,10 @@ async def test_publishing_by_nats(
     told = Told()
     async with nats_as(broker, admin) as observer, nats_as(broker, made[role], told) as client:
         seen = await observer.subscribe(f"mc.{mc}.>")
-        await observer.flush()
+        await settle(observer)
         for subject in [*allowed, *refused]:
             await client.publish(f"mc.{mc}.{subject}", b"1")
-        await client.flush()
+        await settle(client)
         assert await _arrived(observer, mc, seen) == allowed
         await told.wait_for_errors(len(refused))
 
@@ -143,7 +143,7 @@ async def test_publishing_by_mqtt(
     allowed, refused = PUBLISH[role]
     async with nats_as(broker, admin) as observer:
         seen = await observer.subscribe(f"mc.{mc}.>")
-        await observer.flush()
+        await settle(observer)
         with MqttClient(broker, made[role]) as client:
             for qos in (0, 1, 2):
                 for subject in [*allowed, *refused]:
@@ -160,11 +160,11 @@ async def test_subscribing_by_nats(role: str, broker: Broker, made: dict[str, Cr
     async with nats_as(broker, made[role], told) as client:
         for subject in allowed:
             await client.subscribe(f"mc.{mc}.{subject}")
-        await client.flush()
+        await settle(client)
         assert told.errors == []
         for subject in refused:
             await client.subscribe(f"mc.{mc}.{subject}")
-        await client.flush()
+        await settle(client)
         await told.wait_for_errors(len(refused))
 
 
@@ -202,7 +202,7 @@ async def test_a_user_reads_everything_of_its_minicloud_but_secrets_and_requests
 ) -> None:
     async with nats_as(broker, admin) as observer, nats_as(broker, made["user"]) as client:
         seen = await client.subscribe(f"mc.{mc}.>")
-        await client.flush()
+        await settle(client)
         for subject in ("secret.x", "svc.rid.query", "node.pi-3.metrics"):
             await observer.publish(f"mc.{mc}.{subject}", b"1")
         await observer.publish("mc.other.node.pi-3.metrics", b"1")
@@ -213,7 +213,7 @@ async def test_a_reader_joins_no_queue_group(broker: Broker, made: dict[str, Cre
     told = Told()
     async with nats_as(broker, made["user"], told) as client:
         await client.subscribe(f"mc.{mc}.node.*.metrics", queue="rid")
-        await client.flush()
+        await settle(client)
         await told.wait_for_errors(1)
 
 
@@ -222,7 +222,7 @@ async def test_answers_are_read_by_who_asked_only(broker: Broker, made: dict[str
     async with nats_as(broker, made["viewer"], told) as client:
         for inbox in ("_INBOX.>", "_INBOX.user.ada.>", "_INBOX.service.*.*"):
             await client.subscribe(inbox)
-        await client.flush()
+        await settle(client)
         await told.wait_for_errors(3)
 
 
@@ -235,7 +235,7 @@ async def test_a_worker_answers_requests_to_its_node(
             await message.respond(b"a line of the log")
 
         await worker.subscribe(f"mc.{mc}.svc.worker.logs.pi-3", cb=answer)
-        await worker.flush()
+        await settle(worker)
         told = await vim.request(f"mc.{mc}.svc.worker.logs.pi-3", b"{}", timeout=10)
         assert told.data == b"a line of the log"
 
@@ -337,7 +337,7 @@ async def test_nobody_has_its_own_words_sent_where_it_may_not_publish(
         try:
             target = subjects.desired("pi-4", "stolen")
             seen = await observer.subscribe(target)
-            await observer.flush()
+            await settle(observer)
             asked = 0
             for subject in (
                 subjects.request("x"),
@@ -359,7 +359,7 @@ async def test_nobody_has_its_own_words_sent_where_it_may_not_publish(
                 ):
                     await client.publish(f"$JS.API.{request}", payload.encode(), reply=target)
                     asked += 1
-            await client.flush()
+            await settle(client)
             await told.wait_for_errors(asked)
             await observer.publish(target, b"the end")
             assert (await seen.next_msg(timeout=10)).data == b"the end"
@@ -447,7 +447,7 @@ async def test_a_last_will_is_held_to_the_same_permissions(
 ) -> None:
     async with nats_as(broker, admin) as observer:
         seen = await observer.subscribe(f"mc.{mc}.>")
-        await observer.flush()
+        await settle(observer)
         for node in ("pi-4", "pi-3"):
             client = MqttClient(broker, made["agent"])
             client.paho.will_set(f"mc/{mc}/node/{node}/presence", "offline", qos=1)
