@@ -142,7 +142,7 @@ class Broker:
             self._lock.close()
             self._lock = None
 
-    def reload(self, timeout: float = 30.0) -> None:
+    def reload(self, timeout: float = 120.0) -> None:
         """Let the broker read its credentials and certificates anew, and wait until it has.
 
         :class:`bus.credentials.Credentials` does this by itself after each change.

@@ -134,7 +134,7 @@ def render(folder: Path, settings: BrokerSettings, ports: Ports) -> str:
         "log_max_num: 1",
         "jetstream {",
         f"  store_dir: {json.dumps(str(folder / STORE_FOLDER))}",
-        f"  sync_interval: {settings.sync_interval}",
+        f"  sync_interval: {json.dumps(settings.sync_interval)}",  # unquoted, 2m is two million
         *(f"  {limit}" for limit in limits),
         "}",
         "mqtt {",

@@ -19,6 +19,7 @@ from bus.port import Message, Subscription, Wire
 from schemas.errors import MinicloudError
 
 log = structlog.get_logger("bus")
+_INBOX: Final = "_INBOX."
 _SERVER_ERROR: Final = 500
 
 
@@ -79,6 +80,10 @@ class MicroService:
         entry = self.verbs[verb] = Verb(subject, queue)
 
         async def on_request(message: Message) -> None:
+            if not message.reply.startswith(_INBOX):
+                # Whoever asks names where we answer, unchecked by the broker: our rights must not be lent.
+                log.warning("asked for an answer elsewhere than in an inbox", verb=verb, reply=message.reply)
+                return
             begun = time.perf_counter()
             entry.requests += 1
             try:
@@ -112,7 +117,7 @@ class MicroService:
 
     def _discovery(self, answer: Callable[[], dict[str, Any]]) -> Callable[[Message], Awaitable[None]]:
         async def on_request(message: Message) -> None:
-            if message.reply:
+            if message.reply.startswith(_INBOX):
                 await self.wire.publish(message.reply, json.dumps({**self._identity(), **answer()}).encode())
 
         return on_request

@@ -49,8 +49,10 @@ class NatsWire:
                     password=endpoint.password or None,
                     inbox_prefix=endpoint.inbox_prefix,
                     tls=context,
-                    allow_reconnect=True,
-                    max_reconnect_attempts=-1,
+                    # While these allow it, nats-py tries for ever by itself and tells neither a refused
+                    # credential nor a broker that is not there: switched on once we are connected.
+                    allow_reconnect=False,
+                    max_reconnect_attempts=1,
                     reconnect_time_wait=0.2,  # type: ignore[arg-type]  # a float works and is wanted
                     connect_timeout=5,
                     ping_interval=5,
@@ -77,6 +79,8 @@ class NatsWire:
                 client = wire._client = Client()
                 await asyncio.sleep(0.05)
             else:
+                client.options["allow_reconnect"] = True
+                client.options["max_reconnect_attempts"] = -1
                 return wire
 
     @property
@@ -129,6 +133,8 @@ class NatsWire:
     async def flush(self, timeout: float = 10.0) -> None:
         """Await that the broker has processed everything sent before."""
         try:
+            # nats-py writes a ping at once, past what it still buffers: the second is behind all of it.
+            await self._client.flush(timeout=timeout)  # type: ignore[arg-type]
             await self._client.flush(timeout=timeout)  # type: ignore[arg-type]
         except (nats.errors.Error, TimeoutError) as error:
             raise Unavailable(f"the broker does not answer: {error}") from None

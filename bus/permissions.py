@@ -10,23 +10,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
+from bus.streams import STREAMS, Stream, stream_name
 from schemas.errors import InvalidName
-from schemas.names import Subjects, token
+from schemas.names import ANY, Subjects, token
 
 Role = Literal["admin", "service", "agent", "worker", "device", "user", "viewer", "fleet"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 
-STREAMS: Final = (
-    "characterizations",
-    "metrics",
-    "presence",
-    "workloads",
-    "devices",
-    "resources",
-    "deployments",
-    "storage",
-    "dead",
-)
+# What readers may read; leases are the services' own affair.
+_READABLE: Final = tuple(stream for stream in STREAMS if stream.kind != "leases")
+_BY_SERVICES_AND_NODES: Final = ("characterizations", "metrics", "presence", "resources", "dead")
 # What an MQTT client needs so that the broker can deliver to it at QoS 1 and 2.
 _MQTT_DELIVERY: Final = ("$MQTT.sub.>", "$MQTT.deliver.pubrel.>")
 
@@ -78,9 +71,9 @@ def inbox_prefix(user: str) -> str:
 
 
 def consumer_name(role: Role, name: str) -> str:
-    """The one JetStream consumer name that a restricted credential may use on each stream.
+    """The one JetStream consumer name of a worker on the stream of workloads.
 
-    A free choice of names would let a reader change or drain a service's durable consumer.
+    A free choice there would let one node drain or change the consumer of another.
     """
     return f"{role}-{token(name, 'name')}"
 
@@ -94,7 +87,9 @@ def permissions(role: Role, name: str, minicloud: str, own_nodes: Iterable[str] 
         minicloud: the minicloud it belongs to.
         own_nodes: nodes that have an agent or worker of their own, which a fleet must not imitate.
     """
-    subjects = Subjects(minicloud)
+    # Both checked here: elsewhere "*" is a word for "any", which would widen every subject below.
+    subjects = Subjects(token(minicloud, "minicloud"))
+    token(name, "name")
     match role:
         case "admin" | "service":
             return Permissions(publish=(">",), subscribe=(">",))
@@ -154,22 +149,21 @@ def _fleet(subjects: Subjects, own_nodes: Iterable[str]) -> Permissions:
 def _worker(subjects: Subjects, name: str) -> Permissions:
     user = user_name("worker", name)
     stream = stream_name(subjects.minicloud, "workloads")
-    own = (subjects.desired(name), subjects.observed(name))
+    levels = f"{subjects.root}.node.{token(name, 'node')}.*.*"  # desired and observed
     return Permissions(
         publish=(
             subjects.observed(name),
             subjects.worker(name),
+            subjects.dead("worker"),
             f"$JS.API.STREAM.INFO.{stream}",
-            # The filter is part of the subject, so the consumer can see this node's workloads only.
-            *(
-                f"$JS.API.CONSUMER.CREATE.{stream}.{consumer_name('worker', name)}.{subject}"
-                for subject in own
-            ),
-            *(f"$JS.API.DIRECT.GET.{stream}.{subject}" for subject in own),
-            *_own_consumer(stream, consumer_name("worker", name)),
+            # The filter is part of the subject, so this node's workloads are all that it can read.
+            f"$JS.API.CONSUMER.CREATE.{stream}.{consumer_name('worker', name)}.{levels}",
+            f"$JS.API.DIRECT.GET.{stream}.{levels}",
+            *_existing_consumer(stream, consumer_name("worker", name)),
         ),
         subscribe=(
-            *own,
+            subjects.desired(name),
+            subjects.observed(name),
             f"{subjects.root}.svc.worker.*.{token(name, 'node')}",
             f"{inbox_prefix(user)}.>",
         ),
@@ -179,21 +173,18 @@ def _worker(subjects: Subjects, name: str) -> Permissions:
 
 def _reader(subjects: Subjects, role: Role, name: str, publish: tuple[str, ...]) -> Permissions:
     user = user_name(role, name)
-    consumer = consumer_name(role, name)
-    reads: list[str] = []
-    for kind in STREAMS:
-        stream = stream_name(subjects.minicloud, kind)
-        reads += [
-            f"$JS.API.STREAM.INFO.{stream}",
-            f"$JS.API.STREAM.MSG.GET.{stream}",
-            f"$JS.API.DIRECT.GET.{stream}",
-            f"$JS.API.DIRECT.GET.{stream}.>",
-            f"$JS.API.CONSUMER.CREATE.{stream}.{consumer}",
-            f"$JS.API.CONSUMER.CREATE.{stream}.{consumer}.>",
-            *_own_consumer(stream, consumer),
+    reads: list[str] = ["$SRV.>"]
+    denied: list[str] = []
+    for stream in _READABLE:
+        reads += _reading(subjects, stream)
+        denied += [
+            entry
+            for durable in stream.durables
+            for entry in _any_use(stream.name(subjects.minicloud), durable)
         ]
     return Permissions(
         publish=(*publish, *reads),
+        publish_deny=tuple(denied),
         subscribe=(subjects.root, f"{subjects.root}.>", f"{inbox_prefix(user)}.>", *_MQTT_DELIVERY),
         subscribe_deny=(
             f"{subjects.root}.secret.>",
@@ -204,16 +195,36 @@ def _reader(subjects: Subjects, role: Role, name: str, publish: tuple[str, ...])
     )
 
 
-def stream_name(minicloud: str, kind: str) -> str:
-    """The JetStream stream that keeps one kind of event of a minicloud."""
-    return f"{token(minicloud, 'minicloud')}_{kind}"
+def _reading(subjects: Subjects, stream: Stream) -> list[str]:
+    """What reading one stream takes.
+
+    JetStream sends what was asked for to any reply or deliver subject, whether or not the asker may
+    publish there. So nothing that users or devices wrote is read raw: else a user could have its own
+    request sent as a node's desired state. That is read live, or wrapped in JSON by MSG.GET.
+    """
+    name = stream.name(subjects.minicloud)
+    reads = [f"$JS.API.STREAM.INFO.{name}", f"$JS.API.STREAM.MSG.GET.{name}"]
+    # Any consumer's name but a service's: other readers' have names that nobody guesses.
+    using = _existing_consumer(name, ANY)
+    if stream.kind in _BY_SERVICES_AND_NODES:
+        consumer = f"$JS.API.CONSUMER.CREATE.{name}.*"
+        return [*reads, f"$JS.API.DIRECT.GET.{name}.>", consumer, f"{consumer}.>", *using]
+    if stream.kind == "deployments":
+        # The subject at the end is all that is read. Without it, it would hide in the payload.
+        for subject in (subjects.status(), subjects.decision()):
+            reads += [f"$JS.API.DIRECT.GET.{name}.{subject}", f"$JS.API.CONSUMER.CREATE.{name}.*.{subject}"]
+        return [*reads, *using]
+    return reads
 
 
-def _own_consumer(stream: str, consumer: str) -> tuple[str, ...]:
-    return (
+def _any_use(stream: str, consumer: str) -> list[str]:
+    return [f"$JS.API.CONSUMER.CREATE.{stream}.{consumer}.>", *_existing_consumer(stream, consumer)]
+
+
+def _existing_consumer(stream: str, consumer: str) -> list[str]:
+    return [
         f"$JS.API.CONSUMER.INFO.{stream}.{consumer}",
         f"$JS.API.CONSUMER.DELETE.{stream}.{consumer}",
         f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}",
         f"$JS.ACK.{stream}.{consumer}.>",
-        f"$JS.FC.{stream}.{consumer}.>",
-    )
+    ]

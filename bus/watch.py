@@ -20,6 +20,7 @@ from bus.pull import Delivery, PullLoop, ephemeral_name, make_consumer
 from bus.streams import Stream
 from schemas.errors import InvalidDocument, MinicloudError, TooOld
 from schemas.event import Event
+from schemas.names import ANY
 
 T = TypeVar("T")
 _NANO: Final = 1_000_000_000
@@ -74,7 +75,8 @@ class Reader:
         self._js = jetstream
         self._stream = stream
         self._name = stream.name(minicloud)
-        self._filters = filters
+        # A credential of one consumer is held to a filter in the request's subject, so to a single one.
+        self._filters = [_covering(filters)] if consumer else filters
         self._since = since
         self._everything = everything
         self._fixed = consumer
@@ -175,3 +177,9 @@ class Reader:
     async def _on_idle(self) -> None:
         if self._synced and self._queue.empty():
             await self._queue.put(WatchItem("BOOKMARK", self._last))
+
+
+def _covering(filters: list[str]) -> str:
+    """The narrowest pattern that covers filters of one length."""
+    tokens = zip(*(pattern.split(".") for pattern in filters), strict=True)
+    return ".".join(same[0] if len(set(same)) == 1 else ANY for same in tokens)

@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from schemas.resource import ResourceChange
 from schemas.shortform import parse_shortform
 
 from bus.bus import Bus
+from bus.merge import merged
 from minicloud.site import Site
 from schemas.deployment import (
     SETTLED_STATES,
@@ -125,8 +126,12 @@ class Minicloud:
             after: the sequence after which statuses are new; None begins with the last ones.
         """
         subjects = self.bus.subjects
-        kinds = {subjects.status(deployment): DeploymentStatus, subjects.decision(deployment): Decision}
-        async with self.bus.watch(kinds) as items:
+        # Two watches: a user's credential may read one subject of deployments a consumer.
+        async with (
+            self.bus.watch({subjects.status(deployment): DeploymentStatus}) as statuses,
+            self.bus.watch({subjects.decision(deployment): Decision}) as decisions,
+            aclosing(merged(decisions, statuses)) as items,
+        ):
             fresh = after is None
             async for item in items:
                 data = item.event.data if item.event else None

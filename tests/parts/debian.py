@@ -13,6 +13,8 @@ from tests.parts.part import Part, PartMissing, cache, run_tool
 
 _SKIPPED: Final = {"libc6", "adduser", "init-system-helpers", "systemd", "debconf", "dpkg", "sysvinit-utils"}
 
+_SYSTEM_LISTS: Final = Path("/var/lib/apt/lists")
+
 
 class DebianPart(Part):
     """A program out of one or more Debian packages.
@@ -99,7 +101,7 @@ class DebianPart(Part):
         """Options for apt: none where its lists are there, else a private state folder with fresh lists."""
         if shutil.which("apt-get") is None:
             raise PartMissing(f"not a Debian machine: install {', '.join(self.packages)} in its own way")
-        if any(Path("/var/lib/apt/lists").glob("*_Packages*")):
+        if any(_SYSTEM_LISTS.glob("*_Packages*")):
             return []
         state = cache() / "apt"
         (state / "lists" / "partial").mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-class PartMissing(Exception):  # noqa: N818 - a fact about the machine, not a fault
+class PartMissing(Exception):
     """A part cannot be had on this machine; the message says why and what would help."""
 
 
