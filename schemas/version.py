@@ -27,8 +27,13 @@ def version_key(text: str) -> VersionKey:
         if part.isdigit() and len(part) <= _LONGEST_NUMBER:
             parts.append((2, int(part), ""))
         else:
+            _drop_zeros(parts)
             parts.append((0, 0, part.lower()))
-    while parts and parts[-1] == (2, 0, ""):
-        parts.pop()
+    _drop_zeros(parts)
     # The end ranks above letters (a pre-release) and below a number (a later release).
     return (*parts, (1, 0, ""))
+
+
+def _drop_zeros(parts: list[tuple[int, int, str]]) -> None:
+    while parts and parts[-1] == (2, 0, ""):
+        parts.pop()
