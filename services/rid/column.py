@@ -22,6 +22,8 @@ Rows = npt.NDArray[np.intp] | slice
 Mask = npt.NDArray[np.bool_]
 
 _ABSENT: Final = -1
+#: Up to so many codes are compared one by one, which is faster than looking each row up.
+_FEW_CODES: Final = 10
 
 
 class Column(Protocol):
@@ -30,10 +32,10 @@ class Column(Protocol):
     def grow(self, capacity: int) -> None:
         """Make room for ``capacity`` rows."""
 
-    def set(self, row: int, value: Value | None) -> None:
+    def write(self, row: int, value: Value | None) -> None:
         """Change one row; None is absence."""
 
-    def get(self, row: int) -> Value | None:
+    def read(self, row: int) -> Value | None:
         """The value of one row."""
 
     def values(self, rows: npt.NDArray[np.intp]) -> list[Any]:
@@ -65,7 +67,7 @@ class Numbers:
         self._values = grown
         self._view = memoryview(grown)  # type: ignore[arg-type]
 
-    def set(self, row: int, value: Value | None) -> None:
+    def write(self, row: int, value: Value | None) -> None:
         """Change one row; None is absence."""
         if value is None:
             self._view[row] = math.nan
@@ -74,7 +76,7 @@ class Numbers:
             self._whole = False
         self._view[row] = value
 
-    def get(self, row: int) -> Value | None:
+    def read(self, row: int) -> Value | None:
         """The value of one row."""
         value: float = self._view[row]
         if value != value:  # noqa: PLR0124 - NaN is what differs from itself
@@ -142,7 +144,7 @@ class Codes:
         self._codes = grown
         self._view = memoryview(grown)  # type: ignore[arg-type]
 
-    def set(self, row: int, value: Value | None) -> None:
+    def write(self, row: int, value: Value | None) -> None:
         """Change one row; None is absence."""
         before = self._view[row]
         code = _ABSENT if value is None else self._code(value)
@@ -156,7 +158,7 @@ class Codes:
             if not self._uses[before]:
                 self._forget(before)
 
-    def get(self, row: int) -> Value | None:
+    def read(self, row: int) -> Value | None:
         """The value of one row."""
         code = self._view[row]
         return None if code == _ABSENT else self._value(code)
@@ -173,11 +175,7 @@ class Codes:
         if self._kind != "version" and op in ("eq", "ne", "in", "nin"):
             wanted = condition.value if op in ("in", "nin") else (condition.value,)
             return self._among(codes, wanted, negated=op in ("ne", "nin"))
-        # One more place at the end: code -1 looks itself up there and finds that absence never matches.
-        admitted = np.zeros(len(self._table) + 1, np.bool_)
-        for value, code in self._code_of.items():
-            admitted[code] = condition.admits(value)
-        return admitted[codes]
+        return self._any_of(codes, {code for key, code in self._code_of.items() if condition.admits(key)})
 
     def keys(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
         """What some rows sort by, NaN where absent."""
@@ -201,16 +199,19 @@ class Codes:
                 matching |= self._members.get(value, set())
             elif (code := self._code_of.get(value)) is not None:
                 matching.add(code)
-        if len(matching) == 1:
-            (only,) = matching
-            mask: Mask = codes == only
-        elif matching:
-            chosen = np.zeros(len(self._table) + 1, np.bool_)
-            chosen[list(matching)] = True
-            mask = chosen[codes]
-        else:
-            mask = np.zeros(len(codes), np.bool_)
+        mask = self._any_of(codes, matching)
         return (~mask & (codes != _ABSENT)) if negated else mask
+
+    def _any_of(self, codes: npt.NDArray[np.int32], matching: set[int]) -> Mask:
+        if len(matching) <= _FEW_CODES:
+            mask = np.zeros(len(codes), np.bool_)
+            for code in matching:
+                mask |= codes == code
+            return mask
+        # One more place at the end: code -1 looks itself up there and finds that absence never matches.
+        chosen = np.zeros(len(self._table) + 1, np.bool_)
+        chosen[list(matching)] = True
+        return chosen[codes]
 
     def _code(self, value: Value) -> int:
         key: Any = tuple(value) if isinstance(value, list) else value

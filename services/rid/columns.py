@@ -17,7 +17,7 @@ from schemas.predicate import Predicate
 from services.rid.column import Column, column
 from services.rid.index import Selection
 from services.rid.order import NameOrder
-from services.rid.plan import scan
+from services.rid.plan import least, scan
 from services.rid.vocabulary import MOST, Vocabulary
 
 _FIRST_CAPACITY: Final = 1024
@@ -59,8 +59,8 @@ class ColumnIndex:
             row = self._new_row(node)
         else:
             for name, held in self._columns.items():
-                if name not in attributes and held.get(row) is not None:
-                    held.set(row, None)
+                if name not in attributes and held.read(row) is not None:
+                    held.write(row, None)
                     self._vacated = True
         self.update(node, attributes)
         self.update(node, {"name": node})
@@ -77,7 +77,7 @@ class ColumnIndex:
                 held = self._new_column(name)
                 if held is None:
                     continue
-            held.set(row, value)
+            held.write(row, value)
             if value is None:
                 self._vacated = True
 
@@ -87,7 +87,7 @@ class ColumnIndex:
         if row is None:
             return
         for held in self._columns.values():
-            held.set(row, None)
+            held.write(row, None)
         self._live[row] = False
         self._vacated = True
         self._free.append(row)
@@ -98,7 +98,7 @@ class ColumnIndex:
         row = self._row_of.get(node)
         if row is None:
             return None
-        found = {name: held.get(row) for name, held in self._columns.items()}
+        found = {name: held.read(row) for name, held in self._columns.items()}
         return {name: value for name, value in found.items() if value is not None}
 
     def select(
@@ -126,8 +126,7 @@ class ColumnIndex:
         """``rows`` sorted and cut to ``limit``; the first key alone decides who may be among them."""
         ranks = self._order.ranks(self._capacity)
         if limit is not None and len(rows) > limit:
-            first = self._keys(rows, *order[0]) if order else ranks[rows]
-            rows = rows[first <= np.partition(first, limit - 1)[limit - 1]]
+            rows = rows[least(self._keys(rows, *order[0]) if order else ranks[rows], limit)]
         if len(rows) < 2:
             return rows
         keys = [ranks[rows], *(self._keys(rows, *key) for key in reversed(order))]
@@ -139,7 +138,10 @@ class ColumnIndex:
         if held is None:
             return np.full(len(rows), np.inf)
         keys = held.keys(rows)
-        return np.nan_to_num(-keys if descending else keys, nan=np.inf, posinf=np.inf, neginf=-np.inf)
+        if descending:
+            keys = -keys
+        keys[np.isnan(keys)] = np.inf
+        return keys
 
     def _documents(self, rows: npt.NDArray[np.intp], fields: Iterable[str] | None) -> list[dict[str, Any]]:
         names = list(self._columns) if fields is None else list(dict.fromkeys(["name", *fields]))

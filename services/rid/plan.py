@@ -48,6 +48,22 @@ def scan(predicate: Predicate, columns: Mapping[str, Column], live: Mask) -> npt
     return rows
 
 
+def least(keys: npt.NDArray[np.float64], limit: int) -> Mask:
+    """Which keys are among the ``limit`` least, those equal to the last of them included.
+
+    A guess from a sample cuts most away before the exact selection; a wrong guess costs time only.
+    """
+    size = len(keys)
+    step = size // _SAMPLE
+    if step > 1 and limit * 8 < size:
+        sample = np.sort(keys[::step])
+        guess = sample[min(len(sample) - 1, 2 * limit // step + 8)]
+        near = keys[keys <= guess]
+        if limit <= len(near) < size // 2:
+            return np.asarray(keys <= np.partition(near, limit - 1)[limit - 1])
+    return np.asarray(keys <= np.partition(keys, limit - 1)[limit - 1])
+
+
 def _ordered(
     parts: tuple[Predicate, ...], columns: Mapping[str, Column], size: int
 ) -> tuple[Predicate, ...] | list[Predicate]:
