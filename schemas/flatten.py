@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from schemas.attributes import ATTRIBUTES, FAMILIES, NAME, Value
 from schemas.node import Characterization
@@ -16,6 +16,7 @@ from schemas.workload import DesiredWorkload, WorkerStatus
 
 _YES: Final = frozenset({"true", "yes", "1", "on"})
 _BYTES: Final = frozenset(name for name, attribute in ATTRIBUTES.items() if attribute.unit == "B")
+_ABSURD: Final = 2**63
 #: The label that makes a node part of the storage pool.
 STORAGE_LABEL: Final = "storage.worker"
 _DERIVED: Final = frozenset({"age", "allocatable.cpu", "allocatable.memory"})
@@ -58,7 +59,12 @@ def attributes_of(characterization: Characterization | Mapping[str, Any]) -> dic
     families = {"region.": it.region, "software.": it.software, "label.": it.labels}
     for prefix, values in families.items():
         known.update({prefix + name: value for name, value in values.items()})
-    return {name: value for name, value in known.items() if value is not None and NAME.fullmatch(name)}
+    return {name: value for name, value in known.items() if _can_be_held(value) and NAME.fullmatch(name)}
+
+
+def _can_be_held(value: Value | None) -> TypeGuard[Value]:
+    """Absent and absurd values are not attributes."""
+    return value is not None and not (isinstance(value, int) and abs(value) >= _ABSURD)
 
 
 def _acceleration(characterization: Characterization) -> str | None:
@@ -112,6 +118,8 @@ def allocatable(cores: float, memory: float, desired: Iterable[DesiredWorkload])
         memory: all memory of the node, bytes.
         desired: its desired workloads; stopped ones reserve nothing.
     """
+    if cores >= _ABSURD or memory >= _ABSURD:
+        return {}
     running = [workload for workload in desired if workload.state == "running"]
     return {
         "allocatable.cpu": max(0.0, cores - sum(workload.cpu or 0.0 for workload in running)),

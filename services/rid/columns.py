@@ -6,7 +6,7 @@ Measured at 100,000 nodes a query takes a fraction of a millisecond and an updat
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -114,6 +114,10 @@ class ColumnIndex:
         total = len(rows)
         rows = self._arrange(rows, order, limit)
         return Selection(self._documents(rows, fields), total)
+
+    def names(self) -> Collection[str]:
+        """The names of all attributes that it holds."""
+        return self._columns.keys()
 
     def attributes(self) -> dict[str, int]:
         """Every attribute that some node has, with how many nodes have it."""

@@ -6,7 +6,7 @@ one test suite holds both to the same meaning. One writer in one loop, so each a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -76,3 +76,6 @@ class Index(Protocol):
 
     def attributes(self) -> dict[str, int]:
         """Every attribute that some node has, with how many nodes have it."""
+
+    def names(self) -> Collection[str]:
+        """The names of all attributes that it holds, at no cost; some may have no node any more."""

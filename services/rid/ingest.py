@@ -23,6 +23,8 @@ from services.rid.liveness import LEAVING, Pulse, State, Thresholds
 
 #: How far behind the newest a sample may be and count as late; beyond, the node's clock was set back.
 _LATE: Final = 900.0
+#: No agent may claim to be so slow that its silence means nothing.
+_SLOWEST: Final = 600.0
 
 
 @dataclass(slots=True)
@@ -116,8 +118,8 @@ class Ingest:
     def _measured(self, measurement: Measurement, sampled: float, at: float, now: float) -> None:
         name = measurement.node
         node = self._of(name)
-        node.pulse.interval = measurement.interval
-        node.pulse.beat(at, now)
+        node.pulse.interval = min(measurement.interval, _SLOWEST)
+        node.pulse.beat(at)
         self.heard = max(self.heard or 0.0, at)
         if 0 < node.sampled - sampled < _LATE:
             return  # a spooled sample, overtaken by a newer one
@@ -135,7 +137,7 @@ class Ingest:
     def _characterized(self, characterization: Characterization, at: float, now: float) -> None:
         node = self._of(characterization.node)
         node.characterization = characterization
-        node.pulse.beat(at, now)
+        node.pulse.beat(at)
         self.heard = max(self.heard or 0.0, at)
         self._write(characterization.node, now)
 

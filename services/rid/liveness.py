@@ -44,10 +44,10 @@ class Pulse:
     offline_at: float = 0.0
     state: State | None = None
 
-    def beat(self, at: float, now: float) -> None:
+    def beat(self, at: float) -> None:
         """It was heard. Samples that go on after a farewell prove that it is there after all."""
         self.heard = max(self.heard, at)
-        if self.offline and now - self.offline_at > max(2 * self.interval, 2.0):
+        if self.offline and at - self.offline_at > max(2 * self.interval, 2.0):
             self.offline = ""
 
     def online(self, session: str, at: float) -> None:

@@ -7,7 +7,7 @@ that the column engine is held to.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from schemas.attributes import Value, kind_of
@@ -90,6 +90,10 @@ class RowIndex:
             return Selection([dict(row) for row in found], total)
         wanted = dict.fromkeys(["name", *fields])
         return Selection([{name: row[name] for name in wanted if name in row} for row in found], total)
+
+    def names(self) -> Collection[str]:
+        """The names of all attributes that it holds."""
+        return self._counts.keys()
 
     def attributes(self) -> dict[str, int]:
         """Every attribute that some node has, with how many nodes have it."""
