@@ -18,7 +18,7 @@ from schemas.event import Document, invalid
 from schemas.names import TOKEN_PATTERN
 from schemas.predicate import Predicate
 from schemas.quantities import Seconds
-from schemas.shortform import parse_short
+from schemas.shortform import parse_shortform
 from schemas.where import attribute, parse_where
 
 Direction = Literal["asc", "desc"]
@@ -47,7 +47,7 @@ class Query(Document):
     Attributes:
         where: conditions as a document, or in the short form; empty for every node.
         sort: keys in order, ``[{"load.5m": "asc"}]``; nodes without the attribute come last, ties by name.
-        limit: how many nodes at most.
+        limit: how many nodes at most; all by default.
         fields: attributes to answer with; all by default. The name is always there.
         scope: whose nodes.
         explain: whether to say why every other node does not match.
@@ -58,7 +58,7 @@ class Query(Document):
 
     where: dict[str, Any] | str = {}
     sort: list[dict[str, Direction]] = Field(default=[], max_length=8)
-    limit: int = Field(default=100, ge=1, le=100_000)
+    limit: int | None = Field(default=None, ge=1)
     fields: list[str] | None = Field(default=None, min_length=1, max_length=512)
     scope: Scope = Scope()
     explain: bool = False
@@ -92,7 +92,7 @@ class Query(Document):
     @model_validator(mode="after")
     def _known_names(self, info: ValidationInfo) -> Self:
         seen: Collection[str] = (info.context or {}).get("seen", ())
-        where = parse_short(self.where, seen) if isinstance(self.where, str) else self.where
+        where = parse_shortform(self.where, seen) if isinstance(self.where, str) else self.where
         self._predicate = parse_where(where, seen)
         for number, key in enumerate(self.sort):
             if len(key) != 1:

@@ -31,7 +31,7 @@ _COMMA: Final = re.compile(r",(?![^(]*\))")
 _FORMS: Final = "name, !name, name=value, name!=value, name>=value, name in (a,b), joined by commas"
 
 
-def parse_short(text: str, seen: Collection[str] = ()) -> dict[str, Any]:
+def parse_shortform(text: str, seen: Collection[str] = ()) -> dict[str, Any]:
     """The ``where`` document of a short form; empty text asks for everything.
 
     Args:
