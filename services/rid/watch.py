@@ -14,6 +14,7 @@ from typing import Any
 
 from schemas.attributes import Value
 from schemas.event import now
+from schemas.flatten import may_be_metric
 from schemas.resource import ChangeKind, ResourceChange
 
 
@@ -74,7 +75,7 @@ class ChangeLog:
         self.revision = 0
 
     def note(self, node: str, urgent: bool) -> None:
-        """A node changed; ``urgent`` by more than its metrics."""
+        """A node changed; ``urgent`` if perhaps by more than its metrics."""
         (self._urgent if urgent else self._measured)[node] = None
 
     def seen(self, change: ResourceChange, revision: int) -> None:
@@ -93,23 +94,23 @@ class ChangeLog:
 
     def due(self) -> list[Due]:
         """The changes to publish now; each is handed out once, so what fails must be noted again."""
-        moment = self._clock()
         urgent, self._urgent = self._urgent, {}
         measured, self._measured = self._measured, {}
         changes = []
-        for node in urgent:
-            measured.pop(node, None)
-            change = self._change(node)
-            if change:
-                changes.append(change)
-        for node in measured:
-            last = self.last(node)
-            if moment - last.at < self._metrics_every:
+        for node in urgent | measured:
+            early = self._clock() - self.last(node).at < self._metrics_every
+            if early and node not in urgent:
                 self._measured[node] = None
                 continue
-            change = self._change(node)
-            if change and self._is_material(change.change, last):
-                changes.append(change)
+            due = self._change(node)
+            if due is None:
+                continue
+            if not self._by_metrics_alone(due.change):
+                changes.append(due)
+            elif early:
+                self._measured[node] = None
+            elif self._is_material(due.change):
+                changes.append(due)
         return changes
 
     def _change(self, node: str) -> Due | None:
@@ -131,8 +132,11 @@ class ChangeLog:
         )
         return Due(change, last.revision)
 
-    def _is_material(self, change: ResourceChange, last: Published) -> bool:
-        before = last.attributes or {}
+    def _by_metrics_alone(self, change: ResourceChange) -> bool:
+        return self.last(change.node).attributes is not None and all(map(may_be_metric, change.changed))
+
+    def _is_material(self, change: ResourceChange) -> bool:
+        before = self.last(change.node).attributes or {}
         return any(
             not isinstance(value, (int, float))
             or not isinstance(before.get(name), (int, float))
