@@ -1,7 +1,7 @@
-"""A predicate into a scan of columns: cheap and choosy conditions first, then only the rows left.
+"""A predicate into a scan of columns: mask all rows until few are left, then test only those.
 
-The shape that measured best: order the conditions by how few rows of a small sample they let
-through, mask all rows by the first, and once few rows are left test only those.
+Where there are very many rows the choosiest condition goes first, by a small sample; below that the
+sample costs more than it saves (measured: 0.24 ms a query against 0.14 ms at 100,000 rows).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import numpy.typing as npt
 from schemas.predicate import Condition, Every, Predicate, Some, conjuncts
 from services.rid.column import Column, Mask, Rows
 
-_SAMPLE: Final = 2048
-#: Below this many rows no order of conditions is worth finding out.
-_SMALL: Final = 8192
+_SAMPLE: Final = 512
+#: From so many rows on an order of conditions is worth finding out.
+_MANY: Final = 250_000
 #: Testing single rows beats masking all once fewer than one in this many are left.
-_GATHER: Final = 8
+_GATHER: Final = 24
 
 
 def scan(predicate: Predicate, columns: Mapping[str, Column], live: Mask) -> npt.NDArray[np.intp]:
@@ -38,7 +38,7 @@ def scan(predicate: Predicate, columns: Mapping[str, Column], live: Mask) -> npt
     for part in parts:
         mask = mask & _test(part, columns, everything, size)
         done += 1
-        if size > _SMALL and np.count_nonzero(mask) * _GATHER < size:
+        if np.count_nonzero(mask) * _GATHER < size:
             break
     rows = np.flatnonzero(mask)
     for part in parts[done:]:
@@ -68,7 +68,7 @@ def _ordered(
     parts: tuple[Predicate, ...], columns: Mapping[str, Column], size: int
 ) -> tuple[Predicate, ...] | list[Predicate]:
     """The choosiest first, by a sample spread over all rows."""
-    if size <= _SMALL or len(parts) < 2:
+    if size < _MANY or len(parts) < 2:
         return parts
     sample = slice(0, size, max(1, size // _SAMPLE))
     length = len(range(size)[sample])

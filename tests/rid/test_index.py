@@ -223,3 +223,25 @@ def test_version_order() -> None:
     assert version_key("v1.0") == version_key("1.0.0")
     assert version_key("9" * 5000)
     assert not math.isnan(len(version_key("")))
+
+
+def test_many_distinct_values_are_all_told_apart(engine: Engine) -> None:
+    index = engine()
+    for at in range(40_000):
+        index.put(f"n{at:05}", {"id": f"id-{at}"})
+    for at in (0, 126, 127, 128, 32_767, 32_768, 39_999):
+        assert _names(index, {"id": f"id-{at}"}) == [f"n{at:05}"]
+    assert index.select(parse_where({"id": {"$ne": "id-5"}})).total == 39_999
+    some = [f"id-{at}" for at in range(100, 130)]
+    assert _names(index, {"id": {"$in": some}}) == [f"n{at:05}" for at in range(100, 130)]
+
+
+def test_of_very_many_rows_the_choosiest_condition_goes_first_and_finds_the_same() -> None:
+    index = ColumnIndex()
+    for at in range(260_000):
+        index.put(f"n{at:06}", {"load.1m": at % 1000, "gpu": at % 4000 == 7})
+    found = index.select(parse_where({"load.1m": {"$lt": 900}, "gpu": True}), limit=3)
+    assert found.total == 65
+    assert [node["name"] for node in found.nodes] == ["n000007", "n004007", "n008007"]
+    best = index.select(parse_where({"load.1m": {"$gte": 0}}), order=[("load.1m", True)], limit=3)
+    assert [node["name"] for node in best.nodes] == ["n000999", "n001999", "n002999"]
