@@ -205,6 +205,7 @@ def main() -> None:
     bytes_a_node = (process.memory_info().rss - before) / options.nodes
     database = sqlite_of(rows)
     asked = queries(options.queries, rng)
+    gc.freeze()
     for query in asked[:25]:
         expected = brute_force(rows, query)
         assert ask_columns(index, query) == expected, query.where

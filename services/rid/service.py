@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from typing import Any, Final
 
 import structlog
@@ -114,6 +115,9 @@ class Rid:
         self._frame.spawn(self._tick())
         self._frame.spawn(self._hold_lease())
         self._frame.spawn(self._publish())
+        # What was read back lives long: kept out of the collector, it costs no query a pause.
+        gc.collect()
+        gc.freeze()
         self._whole = True
         self._frame.say_ready()
         try:

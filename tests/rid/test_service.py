@@ -15,7 +15,7 @@ import pytest
 
 from bus.broker import Broker
 from bus.bus import Bus
-from bus.credentials import Credential
+from bus.credentials import Credential, Credentials
 from bus.frame import Frame
 from bus.http import serve_http
 from schemas.dead import DeadLetter
@@ -322,6 +322,31 @@ async def test_an_answer_that_the_broker_would_not_take_is_refused_with_the_way_
         with pytest.raises(InvalidQuery, match="limit"):
             await site.ask()
         assert len(await site.names(fields=["cpu.arch"])) == 100
+
+
+async def test_it_goes_on_after_the_broker_was_killed(own_broker: Broker, mc: str) -> None:
+    admin = Credentials(own_broker.data).add("admin", "tests")
+    settings = RidSettings.load(
+        {}, minicloud=mc, broker=own_broker.url, user=admin.user, password=admin.password
+    )
+    async with await Bus.connect(settings.endpoint("tests"), mc, "tests") as bus:
+        await bus.ensure_streams()
+        site = Site(own_broker, admin, mc, bus)
+        async with site.rid() as (rid, frame):
+            await site.say(nodes.characterization("a", mc), nodes.measurement("a", load_1m=0.5))
+            await _written(rid, a={"state": "alive"})
+            own_broker.kill()
+            await until(lambda: not frame.ready, "rid notices")
+            assert rid.answers.query({"where": "gpu=false"}).total == 1
+            await asyncio.to_thread(own_broker.start)
+            await site.say(nodes.characterization("b", mc), nodes.measurement("a", load_1m=0.7))
+            await site.until_asked(lambda answer: answer["total"] == 2, "both")
+            await site.until_asked(lambda answer: answer["total"] == 1, "the sample", where="load.1m=0.7")
+            await _written(rid, b={"state": "alive"})
+            assert [(change.node, change.kind) for change in await site.log(2)] == [
+                ("a", "joined"),
+                ("b", "joined"),
+            ]
 
 
 async def test_killed_at_any_moment_it_ends_in_the_same_state(site: Site) -> None:
