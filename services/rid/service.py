@@ -37,7 +37,7 @@ from services.rid.watch import ChangeLog, Due
 
 log = structlog.get_logger("rid")
 _TICK: Final = 1.0
-_TOGETHER: Final = 500
+_TOGETHER: Final = 32
 
 
 class _Ask(RootModel[dict[str, Any]]):
@@ -213,11 +213,10 @@ class Rid:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), _TICK)
             self._wake.clear()
-            if not self.publishing:
-                continue
-            due = self.changes.due()
-            for at in range(0, len(due), _TOGETHER):
-                await asyncio.gather(*(self._publish_one(one) for one in due[at : at + _TOGETHER]))
+            # In small parts, so that no query waits for a fleet that joins.
+            while self.publishing and self.changes.pending:
+                await asyncio.gather(*(self._publish_one(one) for one in self.changes.due(_TOGETHER)))
+                await asyncio.sleep(0)
 
     async def _publish_one(self, due: Due) -> None:
         change = due.change

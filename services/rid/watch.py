@@ -7,9 +7,11 @@ remembered, also over a restart: a change is the difference to it.
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from schemas.attributes import Value
@@ -72,11 +74,16 @@ class ChangeLog:
         self._published: dict[str, Published] = {}
         self._urgent: dict[str, None] = {}
         self._measured: dict[str, None] = {}
+        self._times: list[tuple[float, str]] = []
         self.revision = 0
 
     def note(self, node: str, urgent: bool) -> None:
         """A node changed; ``urgent`` if perhaps by more than its metrics."""
-        (self._urgent if urgent else self._measured)[node] = None
+        if urgent:
+            self._urgent[node] = None
+        elif node not in self._measured:
+            self._measured[node] = None
+            heapq.heappush(self._times, (self.last(node).at + self._metrics_every, node))
 
     def seen(self, change: ResourceChange, revision: int) -> None:
         """An event of the log, ours or another's."""
@@ -92,26 +99,41 @@ class ChangeLog:
         """The log's last revision of a node is another than we knew; what it says is not known."""
         self._published[node] = Published(revision, None, self._clock())
 
-    def due(self) -> list[Due]:
-        """The changes to publish now; each is handed out once, so what fails must be noted again."""
-        urgent, self._urgent = self._urgent, {}
-        measured, self._measured = self._measured, {}
+    def due(self, most: int = 1_000_000) -> list[Due]:
+        """The changes to publish now; each is handed out once, so what fails must be noted again.
+
+        Args:
+            most: how many nodes to look at; the rest stays for the next call.
+        """
         changes = []
-        for node in urgent | measured:
-            early = self._clock() - self.last(node).at < self._metrics_every
-            if early and node not in urgent:
-                self._measured[node] = None
-                continue
+        for node in self._ripe(most):
             due = self._change(node)
             if due is None:
                 continue
             if not self._by_metrics_alone(due.change):
                 changes.append(due)
-            elif early:
-                self._measured[node] = None
+            elif self._clock() - self.last(node).at < self._metrics_every:
+                self.note(node, urgent=False)
             elif self._is_material(due.change):
                 changes.append(due)
         return changes
+
+    @property
+    def pending(self) -> bool:
+        """Whether some node is to be looked at now."""
+        return bool(self._urgent) or bool(self._times and self._times[0][0] <= self._clock())
+
+    def _ripe(self, most: int) -> list[str]:
+        """Up to ``most`` nodes to look at, the urgent ones first."""
+        nodes = list(islice(self._urgent, most))
+        for node in nodes:
+            del self._urgent[node]
+        moment = self._clock()
+        while len(nodes) < most and self._times and self._times[0][0] <= moment:
+            _, node = heapq.heappop(self._times)
+            del self._measured[node]
+            nodes.append(node)
+        return list(dict.fromkeys(nodes))
 
     def _change(self, node: str) -> Due | None:
         present = self._look(node)
