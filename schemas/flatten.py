@@ -93,15 +93,15 @@ def may_be_metric(name: str) -> bool:
     return NAME.fullmatch(name) is not None and not name.startswith(tuple(FAMILIES))
 
 
-def working(status: WorkerStatus | None, offered: Iterable[str]) -> dict[str, Value]:
+def working(status: WorkerStatus | None, offered: Value) -> dict[str, Value]:
     """What the node's worker adds; ``runtimes`` are those that both the node and its worker offer.
 
     Args:
         status: the worker's last word; None where there was none.
         offered: the runtimes of the characterization.
     """
-    if status is None:
-        return {"runtimes": sorted(set(offered))}
+    if status is None or not isinstance(offered, list):
+        return {}
     return {
         "worker": status.state == "ready",
         "worker.allow_root": status.allow_root,
@@ -110,20 +110,19 @@ def working(status: WorkerStatus | None, offered: Iterable[str]) -> dict[str, Va
     }
 
 
-def allocatable(cores: float, memory: float, desired: Iterable[DesiredWorkload]) -> dict[str, Value]:
+def allocatable(static: Mapping[str, Value], desired: Iterable[DesiredWorkload]) -> dict[str, Value]:
     """What is left after the reservations of the workloads that should run there.
 
     Args:
-        cores: all cores of the node.
-        memory: all memory of the node, bytes.
+        static: the attributes of the characterization.
         desired: its desired workloads; stopped ones reserve nothing.
     """
-    if cores >= _ABSURD or memory >= _ABSURD:
-        return {}
+    cores, memory = static.get("cpu.cores"), static.get("memory.total")
     running = [workload for workload in desired if workload.state == "running"]
-    return {
-        "allocatable.cpu": max(0.0, cores - sum(workload.cpu or 0.0 for workload in running)),
-        "allocatable.memory": max(
-            0, int(memory) - sum((workload.memory or 0) + workload.memory_overhead for workload in running)
-        ),
-    }
+    left: dict[str, Value] = {}
+    if isinstance(cores, (int, float)):
+        left["allocatable.cpu"] = max(0.0, cores - sum(workload.cpu or 0.0 for workload in running))
+    if isinstance(memory, int):
+        reserved = sum((workload.memory or 0) + workload.memory_overhead for workload in running)
+        left["allocatable.memory"] = max(0, memory - reserved)
+    return left

@@ -8,7 +8,7 @@ than its metrics.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -32,7 +32,7 @@ class _Node:
     """What is known of a node beside the index."""
 
     pulse: Pulse = field(default_factory=Pulse)
-    characterization: Characterization | None = None
+    static: dict[str, Value] | None = None
     worker: WorkerStatus | None = None
     desired: dict[str, DesiredWorkload] = field(default_factory=dict)
     facts: dict[str, Value] = field(default_factory=dict)
@@ -101,13 +101,21 @@ class Ingest:
         return self._of(node).pulse.offline in LEAVING
 
     def tick(self) -> None:
-        """Judge every node's silence anew; call it about once a second."""
-        now = self._clock()
-        watching = now - self._started
-        for name, node in self._nodes.items():
-            before = node.pulse.state
-            if node.characterization and node.pulse.judge(now, watching, self._thresholds) != before:
-                self._write(name, now)
+        """Judge every node's silence anew."""
+        for _ in self.ticking():
+            pass
+
+    def ticking(self, at_once: int = 500) -> Iterator[None]:
+        """The same in steps of so many nodes, so that others get a turn in between."""
+        names = list(self._nodes)
+        for begin in range(0, len(names), at_once):
+            now = self._clock()
+            for name in names[begin : begin + at_once]:
+                node = self._nodes[name]
+                before = node.pulse.state
+                if node.static and node.pulse.judge(now, now - self._started, self._thresholds) != before:
+                    self._write(name, now)
+            yield
 
     def _of(self, name: str) -> _Node:
         node = self._nodes.get(name)
@@ -127,7 +135,7 @@ class Ingest:
         values = measured(measurement.values)
         gone = node.metrics.keys() - values.keys()
         node.metrics = values
-        if node.characterization is None:
+        if node.static is None:
             return
         self._index.update(name, {**values, **dict.fromkeys(gone), HEARD: node.pulse.heard})
         if node.pulse.state != "alive":
@@ -136,7 +144,7 @@ class Ingest:
 
     def _characterized(self, characterization: Characterization, at: float, now: float) -> None:
         node = self._of(characterization.node)
-        node.characterization = characterization
+        node.static = attributes_of(characterization)
         node.pulse.beat(at)
         self.heard = max(self.heard or 0.0, at)
         self._write(characterization.node, now)
@@ -161,12 +169,11 @@ class Ingest:
     def _write(self, name: str, now: float) -> None:
         """Bring the index to what is known; nothing is indexed before a characterization."""
         node = self._nodes[name]
-        if node.characterization is None:
+        if node.static is None:
             return
-        facts = attributes_of(node.characterization)
-        facts.update(working(node.worker, [runtime.name for runtime in node.characterization.runtimes]))
-        cores, memory = node.characterization.cpu.cores, node.characterization.memory.total
-        facts.update(allocatable(cores, memory, node.desired.values()))
+        facts = dict(node.static)
+        facts.update(working(node.worker, facts["runtimes"]))
+        facts.update(allocatable(facts, node.desired.values()))
         facts["state"] = node.pulse.judge(now, now - self._started, self._thresholds)
         if name not in self._index:
             self._index.put(name, {**node.metrics, **facts, HEARD: node.pulse.heard})

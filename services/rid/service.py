@@ -128,6 +128,7 @@ class Rid:
     async def _follow(self, kinds: dict[str, type[EventData]]) -> None:
         """Return once the present state is in; go on with what changes."""
         synced = asyncio.Event()
+        stream = stream_of(next(iter(kinds))).name(self._bus.minicloud)
 
         async def follow() -> None:
             async with self._bus.watch(kinds) as items:
@@ -138,7 +139,9 @@ class Rid:
                         try:
                             self._take(item)
                         except Exception as error:  # noqa: BLE001 - whatever it is, the flow goes on
-                            await self._bus.bury(item.subject, item.payload, error, revision=item.revision)
+                            await self._bus.bury(
+                                item.subject, item.payload, error, stream=stream, revision=item.revision
+                            )
 
         task = self._frame.spawn(follow())
         waiting = asyncio.ensure_future(synced.wait())
@@ -173,7 +176,8 @@ class Rid:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_TICK)
-            self.ingest.tick()
+            for _ in self.ingest.ticking():
+                await asyncio.sleep(0)
 
     # -- answering -------------------------------------------------------------------------------
 
