@@ -349,6 +349,7 @@ async def test_it_goes_on_after_the_broker_was_killed(own_broker: Broker, mc: st
             ]
 
 
+@pytest.mark.slow
 async def test_killed_at_any_moment_it_ends_in_the_same_state(site: Site) -> None:
     settings = site.settings(instance="rid-1")
     environment = {
