@@ -15,12 +15,16 @@
     └── TooOld               a revision that is no longer kept: read anew
 
 Each carries what was wrong, where, and what would be right, so that the message alone lets its
-reader act.
+reader act. None is longer than a person reads: whatever was wrong, telling it fits into one message
+of the bus.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
+
+_LONGEST: Final = 400
+_MOST_PROBLEMS: Final = 20
 
 
 class MinicloudError(Exception):
@@ -35,10 +39,10 @@ class MinicloudError(Exception):
     status: ClassVar[int] = 500
 
     def __init__(self, message: str, *, field: str | None = None, expected: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.field = field
-        self.expected = expected
+        self.message = readable(message)
+        self.field = None if field is None else readable(field)
+        self.expected = None if expected is None else readable(expected)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         where = f"{self.field}: " if self.field else ""
@@ -68,7 +72,7 @@ class InvalidDocument(MinicloudError):
     """A request or event that breaks its schema.
 
     Attributes:
-        problems: one ``{field, message, expected}`` for each thing wrong.
+        problems: one ``{field, message, expected}`` for each thing wrong, the first twenty of them.
     """
 
     code = "InvalidDocument"
@@ -83,7 +87,10 @@ class InvalidDocument(MinicloudError):
         problems: list[dict[str, Any]] | None = None,
     ) -> None:
         super().__init__(message, field=field, expected=expected)
-        self.problems = problems or []
+        self.problems = [
+            {name: readable(text) if isinstance(text, str) else text for name, text in problem.items()}
+            for problem in (problems or [])[:_MOST_PROBLEMS]
+        ]
 
     def document(self) -> dict[str, Any]:
         """The error as it travels, with every problem."""
@@ -154,6 +161,13 @@ _BY_CODE: dict[str, type[MinicloudError]] = {
         TooOld,
     )
 }
+
+
+def readable(text: str, longest: int = _LONGEST) -> str:
+    """``text`` cut to what a person reads, and such that UTF-8 can carry it."""
+    if len(text) > longest:
+        text = f"{text[: longest - 3]}..."
+    return text.encode("utf-8", "replace").decode()
 
 
 def from_document(document: dict[str, Any]) -> MinicloudError:
