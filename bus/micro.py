@@ -99,8 +99,9 @@ class MicroService:
 
     async def stop(self) -> None:
         """Answer no more."""
-        for subscription in self._subscriptions:
-            await subscription.unsubscribe()
+        if not self.wire.ended.is_set():
+            for subscription in self._subscriptions:
+                await subscription.unsubscribe()
         self._subscriptions.clear()
 
     async def _refuse(self, reply: str, error: MinicloudError) -> None:
