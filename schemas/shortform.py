@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from schemas.attributes import NAME
 from schemas.errors import InvalidQuery
-from schemas.where import attribute
+from schemas.where import MOST_CONDITIONS, attribute
 
 _OPERATORS: Final = {
     "=": "$eq",
@@ -27,7 +27,7 @@ _OPERATORS: Final = {
 _COMPARISON: Final = re.compile(rf"({NAME.pattern})\s*(==|!=|>=|<=|=|>|<)\s*(\S.*)?", re.DOTALL)
 _MEMBERSHIP: Final = re.compile(rf"({NAME.pattern})\s+(in|notin)\s*\((.*)\)", re.DOTALL)
 _PRESENCE: Final = re.compile(rf"(!?)\s*({NAME.pattern})")
-_COMMA: Final = re.compile(r",(?![^(]*\))")
+_SIGN: Final = re.compile(r"[,()]")
 _FORMS: Final = "name, !name, name=value, name!=value, name>=value, name in (a,b), joined by commas"
 
 
@@ -43,8 +43,28 @@ def parse_shortform(text: str, seen: Collection[str] = ()) -> dict[str, Any]:
     """
     if not text.strip():
         return {}
-    conditions = [_condition(part.strip(), seen) for part in _COMMA.split(text)]
+    parts = _split(text)
+    if len(parts) > MOST_CONDITIONS:
+        raise InvalidQuery("too many conditions", field="where", expected=f"at most {MOST_CONDITIONS}")
+    conditions = [_condition(part.strip(), seen) for part in parts]
     return conditions[0] if len(conditions) == 1 else {"$and": conditions}
+
+
+def _split(text: str) -> list[str]:
+    """At the commas that no parenthesis holds: to their right none closes before one opens.
+
+    From the right, so that text of any size is read once.
+    """
+    parts: list[str] = []
+    end, held = len(text), False
+    for sign in reversed(list(_SIGN.finditer(text))):
+        if sign[0] != ",":
+            held = sign[0] == ")"
+        elif not held:
+            parts.append(text[sign.end() : end])
+            end = sign.start()
+    parts.append(text[:end])
+    return parts[::-1]
 
 
 def _condition(part: str, seen: Collection[str]) -> dict[str, Any]:

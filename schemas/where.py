@@ -36,7 +36,8 @@ _PARSERS: Final[dict[str, Callable[[Any], float]]] = {
     "s": parse_duration,
 }
 _DEEPEST: Final = 16
-_MOST_CONDITIONS: Final = 256
+#: How many conditions one query may have.
+MOST_CONDITIONS: Final = 256
 _LONGEST_LIST: Final = 1000
 _LONGEST_TEXT: Final = 512
 
@@ -124,8 +125,8 @@ class _Parser:
 
     def _condition(self, about: Attribute, op: Op, value: Any, path: str) -> Condition:
         self._count += 1
-        if self._count > _MOST_CONDITIONS:
-            raise InvalidQuery("too many conditions", field=path, expected=f"at most {_MOST_CONDITIONS}")
+        if self._count > MOST_CONDITIONS:
+            raise InvalidQuery("too many conditions", field=path, expected=f"at most {MOST_CONDITIONS}")
         if op == "exists":
             if not isinstance(value, bool):
                 raise InvalidQuery(f"{_show(value)} is neither", field=path, expected="true or false")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from typing import Any
 
@@ -13,7 +14,7 @@ from schemas.attributes import ATTRIBUTES, FAMILIES, lookup, nearest
 from schemas.errors import InvalidQuery
 from schemas.predicate import Condition, conditions, matches, negate
 from schemas.query import Query, parse_query
-from schemas.shortform import parse_shortform
+from schemas.shortform import _split, parse_shortform
 from schemas.where import parse_where
 from tests.rid import fleets
 
@@ -210,6 +211,19 @@ def test_the_contracts_short_form_matches() -> None:
 def test_a_wrong_short_form_is_refused(text: str) -> None:
     with pytest.raises(InvalidQuery):
         parse_query({"where": text})
+
+
+@given(st.text(alphabet=",()ab =", max_size=20))
+@settings(max_examples=300, deadline=None)
+def test_the_short_form_parts_at_commas_outside_parentheses(text: str) -> None:
+    assert _split(text) == re.split(r",(?![^(]*\))", text)
+
+
+@pytest.mark.parametrize("part", ["gpu,", ",", "(,", "),", "rack in (a,", "a b,"])
+def test_a_short_form_of_a_megabyte_is_refused_at_once(part: str) -> None:
+    # What takes longer the longer it already is would hold up everybody else for minutes.
+    with pytest.raises(InvalidQuery):
+        parse_query({"where": part * (1024 * 1024 // len(part))})
 
 
 @given(st.text(max_size=60))
