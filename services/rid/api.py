@@ -6,10 +6,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from pydantic_core import from_json
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -70,8 +70,9 @@ async def _body(request: Request) -> Any:
         if len(read) > _LARGEST:
             raise InvalidQuery("the body is too large", expected=f"at most {_LARGEST} bytes")
     try:
-        return json.loads(bytes(read) or b"{}")
-    except (ValueError, RecursionError) as error:
+        # As strict as the bus: no NaN, and no half of a surrogate pair, which no answer could carry back.
+        return from_json(bytes(read) or b"{}", allow_inf_nan=False)
+    except ValueError as error:
         raise InvalidQuery(f"the body is not JSON: {error}", expected="a query document") from None
 
 
