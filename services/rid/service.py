@@ -109,6 +109,8 @@ class Rid:
             self._follow({s.desired(): DesiredWorkload}),
             self._follow({s.metrics(): Measurement}),
         )
+        if self._frame.stopping.is_set():
+            return  # told to stop, or a watch failed: the index is not whole
         await self._bus.serve("rid", "query", _Ask, self._query)
         await self._bus.serve("rid", "node", _Which, self._node)
         await self._bus.serve("rid", "attributes", _Nothing, self._attributes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -207,6 +208,32 @@ async def test_bad_questions_and_bad_events_are_told_and_the_flow_goes_on(site: 
         assert await site.names("memory.total>1") == ["c"]
 
 
+async def test_an_event_wrong_in_every_place_stops_nobody(site: Site) -> None:
+    event = json.loads(site.bus.event(nodes.characterization("noisy", site.mc)).to_json())
+    event["data"]["disks"] = [0] * 60_000
+    await site.bus.jetstream.publish(
+        site.bus.subjects.characterization("noisy"), json.dumps(event).encode(), "noise"
+    )
+    for _ in range(2):  # the broker keeps it, so that every start meets it again
+        async with site.rid() as (rid, frame):
+            await site.say(nodes.characterization("a", site.mc))
+            await until(lambda rid=rid: "a" in rid.index, "a after the noise")
+            assert frame.bus.buried == 1
+            assert frame.failure is None
+
+
+@pytest.mark.parametrize("unit", ["x", "\x01"])
+async def test_a_question_as_large_as_the_broker_takes_is_answered(site: Site, unit: str) -> None:
+    async with site.rid() as (rid, _):
+        await site.say(nodes.characterization("a", site.mc))
+        await until(lambda: "a" in rid.index, "indexed")
+        room = site.bus.wire.max_payload - 200
+        name = unit * (room // len(json.dumps(unit)[1:-1]))
+        with pytest.raises(InvalidQuery):
+            await site.ask({name: 1})
+        assert await site.names() == ["a"]
+
+
 async def test_a_restart_reads_everything_back_and_publishes_only_what_changed(site: Site) -> None:
     async with site.rid() as (rid, _):
         for name in ("a", "b", "c"):
@@ -298,6 +325,10 @@ async def test_http(site: Site, engine: str) -> None:
                 assert wrong.json()["expected"] == "load.1m"
                 noise = await http.post("/v1/query", content=b"{" * 100_000)
                 assert noise.status_code == 400
+                half = await http.post(
+                    "/v1/query", content=b'{"where": {"rack": "\\ud800"}, "explain": true}'
+                )
+                assert (half.status_code, half.json()["code"]) == (400, "InvalidQuery")
                 assert (await http.post("/v1/query", content=b"x" * 2_000_000)).status_code == 400
                 assert (await http.get("/v1/nodes", params={"wher": "gpu"})).status_code == 400
                 asked = (await http.get("/v1/attributes")).json()["attributes"]
