@@ -105,11 +105,12 @@ class MicroService:
         self._subscriptions.clear()
 
     async def _refuse(self, reply: str, error: MinicloudError) -> None:
+        document = error.document()
         headers = {
-            "Nats-Service-Error": error.message.replace("\n", " ")[:200],
+            "Nats-Service-Error": document["message"].replace("\n", " ")[:200],
             "Nats-Service-Error-Code": str(error.status or _SERVER_ERROR),
         }
-        await self.wire.publish(reply, json.dumps(error.document(), default=str).encode(), "", headers)
+        await self.wire.publish(reply, json.dumps(document, default=str).encode(), "", headers)
 
     def _discovery(self, answer: Callable[[], dict[str, Any]]) -> Callable[[Message], Awaitable[None]]:
         async def on_request(message: Message) -> None:

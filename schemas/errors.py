@@ -15,8 +15,8 @@
     └── TooOld               a revision that is no longer kept: read anew
 
 Each carries what was wrong, where, and what would be right, so that the message alone lets its
-reader act. None is longer than a person reads: whatever was wrong, telling it fits into one message
-of the bus.
+reader act. As a document none is longer than a person reads: whatever was wrong, telling it fits into
+one message of the bus.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class MinicloudError(Exception):
     status: ClassVar[int] = 500
 
     def __init__(self, message: str, *, field: str | None = None, expected: str | None = None) -> None:
-        self.message = readable(message)
-        self.field = None if field is None else readable(field)
-        self.expected = None if expected is None else readable(expected)
-        super().__init__(self.message)
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.expected = expected
 
     def __str__(self) -> str:
         where = f"{self.field}: " if self.field else ""
@@ -50,8 +50,13 @@ class MinicloudError(Exception):
         return f"{where}{self.message}{right}"
 
     def document(self) -> dict[str, Any]:
-        """The error as it travels: ``{code, message, field, expected}``."""
-        return {"code": self.code, "message": self.message, "field": self.field, "expected": self.expected}
+        """The error as it travels: ``{code, message, field, expected}``, each cut where it is very long."""
+        return {
+            "code": self.code,
+            "message": readable(self.message),
+            "field": None if self.field is None else readable(self.field),
+            "expected": None if self.expected is None else readable(self.expected),
+        }
 
 
 class InvalidName(MinicloudError):

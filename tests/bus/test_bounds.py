@@ -111,7 +111,7 @@ async def test_an_answer_around_the_brokers_limit_comes_or_is_refused(bus: Bus, 
     assert bus.wire.connected
 
 
-def test_an_error_is_never_longer_than_a_person_reads() -> None:
+def test_an_error_that_travels_is_never_longer_than_a_person_reads() -> None:
     long = "\ud800" * 10_000
     problems = [{"field": long, "message": long, "expected": None}] * 10_000
     for error in (
@@ -119,7 +119,7 @@ def test_an_error_is_never_longer_than_a_person_reads() -> None:
         InvalidDocument(long, field=long, expected=long, problems=problems),
     ):
         assert len(json.dumps(error.document(), ensure_ascii=False).encode()) < 50_000
-        assert len(str(error).encode()) < 5_000
+        assert error.message == long  # where it was raised it is whole
 
 
 async def test_a_service_that_the_broker_cut_off_ends_with_a_failure(own_broker: Broker) -> None:
