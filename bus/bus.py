@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import structlog
 from pydantic import BaseModel
@@ -28,7 +29,7 @@ from bus.pull import Delivery
 from bus.streams import stream_of
 from bus.watch import Reader, WatchItem
 from schemas.dead import DeadLetter
-from schemas.errors import Conflict, InvalidDocument, MinicloudError, from_document
+from schemas.errors import Conflict, InvalidDocument, MinicloudError, from_document, readable
 from schemas.event import Event, EventData, event, now, read_document, read_event
 from schemas.names import Subjects, name_in
 
@@ -36,6 +37,7 @@ log = structlog.get_logger("bus")
 
 Data = TypeVar("Data", bound=EventData)
 Doc = TypeVar("Doc", bound=BaseModel)
+_LONGEST_REASON: Final = 2000
 
 
 class Bus:
@@ -262,26 +264,19 @@ class Bus:
     ) -> None:
         """Put a message that cannot be handled, whole, among the dead letters with the reason."""
         self.buried += 1
-        room = self.wire.max_payload * 2 // 3
-        kept = payload[:room]
-        try:
-            text, encoding = kept.decode(), "utf-8"
-            if len(json.dumps(text)) > room:
-                text, encoding = base64.b64encode(kept).decode(), "base64"
-        except UnicodeDecodeError:
-            text, encoding = base64.b64encode(kept[: room * 3 // 4 + 1]).decode(), "base64"
+        text, encoding, cut = _carried(payload, self.wire.max_payload * 2 // 3)
         letter = DeadLetter(
             service=self.name,
             subject=subject,
             stream=stream,
             revision=revision,
             deliveries=deliveries,
-            reason=str(error) or type(error).__name__,
+            reason=readable(str(error) or type(error).__name__, _LONGEST_REASON),
             problems=error.problems if isinstance(error, InvalidDocument) else [],
             encoding=encoding,
             payload=text,
             size=len(payload),
-            truncated=len(kept) < len(payload),
+            truncated=cut,
             buried_at=now(),
         )
         log.warning("buried", subject=subject, reason=letter.reason, size=letter.size)
@@ -354,6 +349,16 @@ class Bus:
     def lease(self, name: str, holder: str = "") -> Lease:
         """The lease that lets one of several act; see ``bus/lease.py``."""
         return Lease(self.jetstream, f"{self.subjects.root}.lease.{name}", holder or self._instance)
+
+
+def _carried(payload: bytes, room: int) -> tuple[str, str, bool]:
+    """``payload`` as text of at most ``room`` bytes of JSON, its encoding, and whether it was cut."""
+    with contextlib.suppress(UnicodeDecodeError):
+        text = payload[:room].decode()
+        if len(json.dumps(text)) <= room:
+            return text, "utf-8", len(payload) > room
+    kept = payload[: room // 4 * 3]
+    return base64.b64encode(kept).decode(), "base64", len(kept) < len(payload)
 
 
 def _kind_finder(kinds: Mapping[str, type[EventData]]) -> Callable[[str], type[EventData]]:

@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from bus.bus import Bus
 from bus.settings import Settings
-from schemas.errors import MinicloudError
+from schemas.errors import MinicloudError, Unavailable
 
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute
@@ -148,8 +148,15 @@ async def _run(name: str, serve: Callable[[Frame[S]], Awaitable[None]], settings
     try:
         service = asyncio.ensure_future(serve(frame))
         stop = asyncio.ensure_future(frame.stopping.wait())
-        await asyncio.wait({service, stop}, return_when=asyncio.FIRST_COMPLETED)
+        cut = asyncio.ensure_future(bus.wire.ended.wait())
+        await asyncio.wait({service, stop, cut}, return_when=asyncio.FIRST_COMPLETED)
+        if cut.done():
+            # nats-py does not come back from an error that the broker told it: a new process does.
+            frame.failure = Unavailable("the broker ended the connection", expected="to be started again")
+            log.error("cut off", service=name, error=str(frame.failure))
+            frame.stopping.set()
         stop.cancel()
+        cut.cancel()
         if not service.done():
             with contextlib.suppress(TimeoutError, asyncio.CancelledError):
                 await asyncio.wait_for(service, 10.0)

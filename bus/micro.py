@@ -104,16 +104,18 @@ class MicroService:
 
     async def stop(self) -> None:
         """Answer no more."""
-        for subscription in self._subscriptions:
-            await subscription.unsubscribe()
+        if not self.wire.ended.is_set():
+            for subscription in self._subscriptions:
+                await subscription.unsubscribe()
         self._subscriptions.clear()
 
     async def _refuse(self, reply: str, error: MinicloudError) -> None:
+        document = error.document()
         headers = {
-            "Nats-Service-Error": error.message.replace("\n", " ")[:200],
+            "Nats-Service-Error": document["message"].replace("\n", " ")[:200],
             "Nats-Service-Error-Code": str(error.status or _SERVER_ERROR),
         }
-        await self.wire.publish(reply, json.dumps(error.document(), default=str).encode(), "", headers)
+        await self.wire.publish(reply, json.dumps(document, default=str).encode(), "", headers)
 
     def _discovery(self, answer: Callable[[], dict[str, Any]]) -> Callable[[Message], Awaitable[None]]:
         async def on_request(message: Message) -> None:

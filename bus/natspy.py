@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
 
 import nats.errors
 import structlog
 from nats.aio.client import Client
 
 from bus.port import Endpoint, Handler, Message, Subscription
-from schemas.errors import Forbidden, RequestTimeout, Unavailable
+from schemas.errors import Forbidden, InvalidDocument, RequestTimeout, Unavailable
 
 log = structlog.get_logger("bus")
 
 # What a burst may fill before nats-py calls us a slow consumer and drops.
 _PENDING_MESSAGES = 4_000_000
 _PENDING_BYTES = 512 * 1024 * 1024
+# What NATS puts around headers, and around each of them.
+_HEADER_FRAME: Final = len("NATS/1.0\r\n\r\n")
+_HEADER_SIGNS: Final = len(": \r\n")
 
 
 class NatsWire:
@@ -27,6 +31,7 @@ class NatsWire:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._callbacks: list[Callable[[], Awaitable[None]]] = []
+        self._ended = asyncio.Event()
 
     @classmethod
     async def connect(cls, endpoint: Endpoint, timeout: float = 30.0) -> NatsWire:
@@ -62,6 +67,7 @@ class NatsWire:
                     error_cb=wire._on_error,
                     reconnected_cb=wire._on_reconnected,
                     disconnected_cb=wire._on_disconnected,
+                    closed_cb=wire._on_closed,
                     reconnect_to_server_handler=None,
                 )
             except nats.errors.AuthorizationError:
@@ -81,12 +87,18 @@ class NatsWire:
             else:
                 client.options["allow_reconnect"] = True
                 client.options["max_reconnect_attempts"] = -1
+                wire._ended.clear()  # an attempt that failed ends, too
                 return wire
 
     @property
     def connected(self) -> bool:
         """Whether the broker is reachable at this moment."""
         return self._client.is_connected
+
+    @property
+    def ended(self) -> asyncio.Event:
+        """Set once the connection is gone for good, by our wish or by the broker's word."""
+        return self._ended
 
     @property
     def max_payload(self) -> int:
@@ -101,6 +113,14 @@ class NatsWire:
         self, subject: str, payload: bytes, reply: str = "", headers: dict[str, str] | None = None
     ) -> None:
         """Send; while reconnecting it goes into the buffer."""
+        # The broker counts headers, nats-py does not; and a message too large costs us the connection.
+        size = len(payload) + (_size(headers) if headers else 0)
+        if size > self._client.max_payload:
+            raise InvalidDocument(
+                f"{size} bytes are more than the broker takes",
+                field=subject,
+                expected=f"at most {self._client.max_payload} bytes",
+            )
         try:
             await self._client.publish(subject, payload, reply, headers)
         except nats.errors.OutboundBufferLimitError:
@@ -156,10 +176,20 @@ class NatsWire:
     async def _on_disconnected(self) -> None:
         log.info("broker away", url=str(self._client.connected_url and self._client.connected_url.netloc))
 
+    async def _on_closed(self) -> None:
+        self._ended.set()
+
     async def _on_reconnected(self) -> None:
         log.info("broker back")
         for callback in self._callbacks:
             await callback()
+
+
+def _size(headers: Mapping[str, str]) -> int:
+    """The bytes that headers take on the wire."""
+    return _HEADER_FRAME + sum(
+        len(name.encode()) + len(text.encode()) + _HEADER_SIGNS for name, text in headers.items()
+    )
 
 
 def _refused(endpoint: Endpoint) -> Forbidden:

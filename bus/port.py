@@ -6,6 +6,7 @@ same few calls; JetStream, acknowledgements and watches are built on them by the
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -70,6 +71,10 @@ class Wire(Protocol):
         """Whether the broker is reachable at this moment."""
 
     @property
+    def ended(self) -> asyncio.Event:
+        """Set once the connection is gone for good, by our wish or by the broker's word."""
+
+    @property
     def max_payload(self) -> int:
         """The broker's limit for one message, bytes."""
 
@@ -82,6 +87,7 @@ class Wire(Protocol):
         """Send; returns when it is on its way, which promises nothing.
 
         Raises:
+            InvalidDocument: more than the broker takes, headers included.
             Unavailable: not connected and the buffer is full.
         """
 

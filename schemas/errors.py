@@ -15,12 +15,16 @@
     └── TooOld               a revision that is no longer kept: read anew
 
 Each carries what was wrong, where, and what would be right, so that the message alone lets its
-reader act.
+reader act. As a document none is longer than a person reads: whatever was wrong, telling it fits into
+one message of the bus.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
+
+_LONGEST: Final = 400
+_MOST_PROBLEMS: Final = 20
 
 
 class MinicloudError(Exception):
@@ -46,8 +50,13 @@ class MinicloudError(Exception):
         return f"{where}{self.message}{right}"
 
     def document(self) -> dict[str, Any]:
-        """The error as it travels: ``{code, message, field, expected}``."""
-        return {"code": self.code, "message": self.message, "field": self.field, "expected": self.expected}
+        """The error as it travels: ``{code, message, field, expected}``, each cut where it is very long."""
+        return {
+            "code": self.code,
+            "message": readable(self.message),
+            "field": None if self.field is None else readable(self.field),
+            "expected": None if self.expected is None else readable(self.expected),
+        }
 
 
 class InvalidName(MinicloudError):
@@ -68,7 +77,7 @@ class InvalidDocument(MinicloudError):
     """A request or event that breaks its schema.
 
     Attributes:
-        problems: one ``{field, message, expected}`` for each thing wrong.
+        problems: one ``{field, message, expected}`` for each thing wrong, the first twenty of them.
     """
 
     code = "InvalidDocument"
@@ -83,7 +92,10 @@ class InvalidDocument(MinicloudError):
         problems: list[dict[str, Any]] | None = None,
     ) -> None:
         super().__init__(message, field=field, expected=expected)
-        self.problems = problems or []
+        self.problems = [
+            {name: readable(text) if isinstance(text, str) else text for name, text in problem.items()}
+            for problem in (problems or [])[:_MOST_PROBLEMS]
+        ]
 
     def document(self) -> dict[str, Any]:
         """The error as it travels, with every problem."""
@@ -154,6 +166,13 @@ _BY_CODE: dict[str, type[MinicloudError]] = {
         TooOld,
     )
 }
+
+
+def readable(text: str, longest: int = _LONGEST) -> str:
+    """``text`` cut to what a person reads, and such that UTF-8 can carry it."""
+    if len(text) > longest:
+        text = f"{text[: longest - 3]}..."
+    return text.encode("utf-8", "replace").decode()
 
 
 def from_document(document: dict[str, Any]) -> MinicloudError:

@@ -11,13 +11,14 @@ import hashlib
 import os
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Final, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from schemas.errors import InvalidDocument
 
 Data = TypeVar("Data", bound="EventData")
+_TOLD: Final = 20
 
 
 class Document(BaseModel):
@@ -95,7 +96,7 @@ def read_event(payload: bytes, kind: type[Data], *, source: str = "/unknown") ->
     try:
         return _reader(kind).validate_json(payload)  # type: ignore[no-any-return]
     except ValidationError as error:
-        if any(problem["loc"] == ("source",) for problem in error.errors()):  # no envelope at all
+        if any(problem["loc"] == ("source",) for problem in _problems(error)):  # no envelope at all
             return wrap(read_document(payload, kind), source, hashlib.sha256(payload).hexdigest())
         raise invalid(error, kind.__name__) from None
 
@@ -126,16 +127,21 @@ def invalid(error: ValidationError, what: str) -> InvalidDocument:
             "message": problem["msg"].removeprefix("Value error, "),
             "expected": _expectation(problem),
         }
-        for problem in error.errors(include_url=False, include_context=True)
+        for problem in _problems(error)
     ]
     first = problems[0]
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return InvalidDocument(
         f"{first['message']}{more}",
         field=first["field"] or what,
         expected=first["expected"],
         problems=problems,
     )
+
+
+def _problems(error: ValidationError) -> list[Any]:
+    """The first problems, envelope before data: noise may have one for each of its bytes."""
+    return error.errors(include_url=False, include_input=False)[:_TOLD]
 
 
 def _expectation(problem: Any) -> str | None:

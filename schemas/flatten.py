@@ -1,0 +1,128 @@
+"""A node's events as flat attributes: what it is, how it does, what runs there.
+
+Pure functions from the typed events to ``{attribute: value}``; what cannot be known is absent. The
+resource index, the fleet simulator and the tests share them, so that one name means one thing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, TypeGuard
+
+from schemas.attributes import ATTRIBUTES, FAMILIES, NAME, Value
+from schemas.node import Characterization
+from schemas.workload import DesiredWorkload, WorkerStatus
+
+_YES: Final = frozenset({"true", "yes", "1", "on"})
+_BYTES: Final = frozenset(name for name, attribute in ATTRIBUTES.items() if attribute.unit == "B")
+_ABSURD: Final = 2**63
+#: The label that makes a node part of the storage pool.
+STORAGE_LABEL: Final = "storage.worker"
+_DERIVED: Final = frozenset({"age", "allocatable.cpu", "allocatable.memory"})
+
+
+def attributes_of(characterization: Characterization | Mapping[str, Any]) -> dict[str, Value]:
+    """The static attributes of a node.
+
+    Raises:
+        pydantic.ValidationError: a mapping that is no characterization.
+    """
+    if not isinstance(characterization, Characterization):
+        characterization = Characterization.model_validate(characterization)
+    it = characterization
+    known: dict[str, Value | None] = {
+        "id": it.id,
+        "name": it.node,
+        "minicloud": it.minicloud,
+        "addresses": sorted({address.address for address in it.addresses}),
+        "agent.version": it.agent.version,
+        "cpu.arch": it.cpu.arch,
+        "cpu.bits": it.cpu.bits,
+        "cpu.cores": it.cpu.cores,
+        "cpu.model": it.cpu.model,
+        "memory.total": it.memory.total,
+        "disk.total": sum(disk.total for disk in it.disks if disk.kind != "network"),
+        "disk.kind": sorted({disk.kind for disk in it.disks}),
+        "gpu": bool(it.gpus),
+        "gpu.name": sorted({gpu.name for gpu in it.gpus}),
+        "battery": it.battery is not None,
+        "os.name": it.os.name,
+        "os.version": it.os.version,
+        "kernel": it.os.kernel,
+        "k3s.role": it.k3s.role if it.k3s else None,
+        "rack": it.rack,
+        "runtimes": sorted({runtime.name for runtime in it.runtimes}),
+        "acceleration": _acceleration(it),
+        "storage.worker": it.labels.get(STORAGE_LABEL, "").lower() in _YES,
+    }
+    families = {"region.": it.region, "software.": it.software, "label.": it.labels}
+    for prefix, values in families.items():
+        known.update({prefix + name: value for name, value in values.items()})
+    return {name: value for name, value in known.items() if _can_be_held(value) and NAME.fullmatch(name)}
+
+
+def _can_be_held(value: Value | None) -> TypeGuard[Value]:
+    """Absent and absurd values are not attributes."""
+    return value is not None and not (isinstance(value, int) and abs(value) >= _ABSURD)
+
+
+def _acceleration(characterization: Characterization) -> str | None:
+    """How kernels boot there: ``kvm`` where any runtime has it."""
+    offered = {runtime.acceleration for runtime in characterization.runtimes}
+    return next((name for name in ("kvm", "tcg") if name in offered), None)
+
+
+def measured(values: Mapping[str, float]) -> dict[str, Value]:
+    """The dynamic attributes of a measurement: finite numbers under names that may be metrics.
+
+    A sample may not speak for what characterization, presence or the worker say.
+    """
+    return {
+        name: round(value) if name in _BYTES else value
+        for name, value in values.items()
+        if math.isfinite(value) and may_be_metric(name)
+    }
+
+
+def may_be_metric(name: str) -> bool:
+    """Whether a sample may carry this name."""
+    known = ATTRIBUTES.get(name)
+    if known is not None:
+        return known.dynamic and known.kind == "number" and name not in _DERIVED
+    return NAME.fullmatch(name) is not None and not name.startswith(tuple(FAMILIES))
+
+
+def working(status: WorkerStatus | None, offered: Value) -> dict[str, Value]:
+    """What the node's worker adds; ``runtimes`` are those that both the node and its worker offer.
+
+    Args:
+        status: the worker's last word; None where there was none.
+        offered: the runtimes of the characterization.
+    """
+    if status is None or not isinstance(offered, list):
+        return {}
+    return {
+        "worker": status.state == "ready",
+        "worker.allow_root": status.allow_root,
+        "worker.limits": status.limits,
+        "runtimes": sorted(set(offered) & set(status.runtimes)),
+    }
+
+
+def allocatable(static: Mapping[str, Value], desired: Iterable[DesiredWorkload]) -> dict[str, Value]:
+    """What is left after the reservations of the workloads that should run there.
+
+    Args:
+        static: the attributes of the characterization.
+        desired: its desired workloads; stopped ones reserve nothing.
+    """
+    cores, memory = static.get("cpu.cores"), static.get("memory.total")
+    running = [workload for workload in desired if workload.state == "running"]
+    left: dict[str, Value] = {}
+    if isinstance(cores, (int, float)):
+        left["allocatable.cpu"] = max(0.0, cores - sum(workload.cpu or 0.0 for workload in running))
+    if isinstance(memory, int):
+        reserved = sum((workload.memory or 0) + workload.memory_overhead for workload in running)
+        left["allocatable.memory"] = max(0, memory - reserved)
+    return left

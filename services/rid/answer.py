@@ -1,0 +1,137 @@
+"""A query in, an answer out: what matches now, how fresh and how complete that is.
+
+Nodes that are lost are left out unless the query itself speaks of ``state``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from schemas.attributes import lookup
+from schemas.errors import NotFound
+from schemas.predicate import Condition, Predicate, conditions, conjuncts, every
+from schemas.query import Answer, Coverage, Query, parse_query
+from services.rid.explain import explain
+from services.rid.fresh import aged, rewritten, rewritten_fields, rewritten_order
+from services.rid.index import Index
+
+_NOT_LOST = Condition("state", "string", "ne", "lost")
+_NOTHING = Condition("name", "string", "in", ())
+
+
+class Answers:
+    """Answers from one index.
+
+    Args:
+        index: the nodes.
+        minicloud: whose they are.
+        heard: when anything was last heard from any of them, seconds since the epoch.
+        revision: the last revision of the resource-change log that is part of the index.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        minicloud: str,
+        heard: Callable[[], float | None],
+        revision: Callable[[], int],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._index = index
+        self._minicloud = minicloud
+        self._heard = heard
+        self._revision = revision
+        self._clock = clock
+
+    def query(self, document: Any) -> Answer:
+        """Answer a query document.
+
+        Raises:
+            InvalidQuery: names what is wrong with it.
+        """
+        begun = time.perf_counter()
+        query = parse_query(document, self._index.names())
+        now = self._clock()
+        predicate = self._whole(query)
+        ours = {"*", self._minicloud} & set(query.scope.miniclouds)
+        found = self._index.select(
+            rewritten(predicate, now) if ours else _NOTHING,
+            order=rewritten_order(query.order),
+            limit=query.limit,
+            fields=rewritten_fields(query.fields),
+        )
+        rejected = []
+        if query.explain and ours:
+            rejected = explain(conjuncts(predicate), lambda part, fields: self._all(part, fields, now))
+        return Answer(
+            nodes=[aged(node, now) for node in found.nodes],
+            total=found.total,
+            revision=self._revision(),
+            coverage=self._coverage(query, now),
+            took=round(time.perf_counter() - begun, 6),
+            rejected=rejected,
+        )
+
+    def node(self, which: str) -> dict[str, Any]:
+        """All attributes of the node with this name or id.
+
+        Raises:
+            NotFound: there is none.
+        """
+        found = self._index.get(which)
+        if found is None:
+            by_id = self._index.select(Condition("id", "string", "eq", which), limit=1).nodes
+            if not by_id:
+                raise NotFound(
+                    f"no node has the name or id {which[:80]!r}", expected="one that a query lists"
+                )
+            found = by_id[0]
+        return aged(found, self._clock())
+
+    def attributes(self) -> list[dict[str, Any]]:
+        """What can be asked of the nodes that are there: each attribute with kind, unit, meaning, count."""
+        listed = []
+        seen = self._index.names()
+        for name, count in sorted(self._index.attributes().items()):
+            about = lookup(name, seen)
+            if about is not None:
+                listed.append(
+                    {
+                        "name": name,
+                        "kind": about.kind,
+                        "unit": about.unit,
+                        "dynamic": about.dynamic,
+                        "meaning": about.meaning,
+                        "nodes": count,
+                    }
+                )
+        return listed
+
+    def _whole(self, query: Query) -> Predicate:
+        parts = [query.predicate]
+        if query.scope.max_age is not None:
+            parts.append(Condition("age", "number", "lte", query.scope.max_age))
+        if all(condition.attribute != "state" for condition in conditions(query.predicate)):
+            parts.append(_NOT_LOST)
+        return every(*parts)
+
+    def _all(self, predicate: Predicate, fields: Iterable[str], now: float) -> list[dict[str, Any]]:
+        asked = rewritten_fields(fields)
+        return [aged(node, now) for node in self._index.select(rewritten(predicate, now), fields=asked).nodes]
+
+    def _coverage(self, query: Query, now: float) -> list[Coverage]:
+        heard = self._heard()
+        own = Coverage(
+            minicloud=self._minicloud,
+            age=None if heard is None else max(0.0, round(now - heard, 3)),
+            nodes=len(self._index),
+        )
+        others = [
+            Coverage(minicloud=name, asked=False, answered=False)
+            for name in dict.fromkeys(query.scope.miniclouds)
+            if name not in ("*", self._minicloud)
+        ]
+        return [own, *others] if len(others) < len(set(query.scope.miniclouds)) else others

@@ -1,0 +1,195 @@
+"""The column engine: one row a node, one array an attribute; NumPy scans them.
+
+Measured at 100,000 nodes a query takes a fraction of a millisecond and an update a few microseconds
+(``bench/rid_query.py``). Rows of nodes that left are used again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.attributes import ATTRIBUTES, Value, kind_of
+from schemas.predicate import Predicate
+from services.rid.column import Column, column
+from services.rid.index import Selection
+from services.rid.order import NameOrder
+from services.rid.plan import least, scan
+from services.rid.vocabulary import MOST, Vocabulary
+
+_FIRST_CAPACITY: Final = 1024
+
+
+class ColumnIndex:
+    """Nodes as rows over columns.
+
+    Args:
+        most: how many attributes beyond the foreseen ones.
+    """
+
+    def __init__(self, most: int = MOST) -> None:
+        self._capacity = _FIRST_CAPACITY
+        self._columns: dict[str, Column] = {}
+        self._row_of: dict[str, int] = {}
+        self._live = np.zeros(self._capacity, np.bool_)
+        self._free: list[int] = []
+        self._used = 0
+        self._vacated = False
+        self._order = NameOrder()
+        self._vocabulary = Vocabulary(most)
+
+    def __len__(self) -> int:
+        return len(self._row_of)
+
+    def __contains__(self, node: object) -> bool:
+        return node in self._row_of
+
+    @property
+    def refused(self) -> int:
+        """How many values were left out because there were too many attributes already."""
+        return self._vocabulary.refused
+
+    def put(self, node: str, attributes: Mapping[str, Value]) -> None:
+        """Add a node, or replace all of its attributes."""
+        row = self._row_of.get(node)
+        if row is None:
+            row = self._new_row(node)
+        else:
+            for name, held in self._columns.items():
+                if name not in attributes and held.read(row) is not None:
+                    held.write(row, None)
+                    self._vacated = True
+        self.update(node, attributes)
+        self.update(node, {"name": node})
+
+    def update(self, node: str, changes: Mapping[str, Value | None]) -> None:
+        """Change some attributes of a node; None takes one away."""
+        row = self._row_of[node]
+        columns = self._columns
+        for name, value in changes.items():
+            held = columns.get(name)
+            if held is None:
+                if value is None:
+                    continue
+                held = self._new_column(name)
+                if held is None:
+                    continue
+            held.write(row, value)
+            if value is None:
+                self._vacated = True
+
+    def remove(self, node: str) -> None:
+        """Forget a node; no error where there is none."""
+        row = self._row_of.pop(node, None)
+        if row is None:
+            return
+        for held in self._columns.values():
+            held.write(row, None)
+        self._live[row] = False
+        self._vacated = True
+        self._free.append(row)
+        self._order.discard(node)
+
+    def get(self, node: str) -> dict[str, Value] | None:
+        """All attributes of a node."""
+        row = self._row_of.get(node)
+        if row is None:
+            return None
+        found = {name: held.read(row) for name, held in self._columns.items()}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def select(
+        self,
+        predicate: Predicate,
+        *,
+        order: Sequence[tuple[str, bool]] = (),
+        limit: int | None = None,
+        fields: Iterable[str] | None = None,
+    ) -> Selection:
+        """The nodes that match; see :class:`services.rid.index.Index`."""
+        rows = scan(predicate, self._columns, self._live[: self._used])
+        total = len(rows)
+        rows = self._arrange(rows, order, limit)
+        return Selection(self._documents(rows, fields), total)
+
+    def names(self) -> Collection[str]:
+        """The names of all attributes that it holds."""
+        return self._columns.keys()
+
+    def attributes(self) -> dict[str, int]:
+        """Every attribute that some node has, with how many nodes have it."""
+        counts = {name: held.count() for name, held in self._columns.items()}
+        return {name: count for name, count in counts.items() if count}
+
+    def _arrange(
+        self, rows: npt.NDArray[np.intp], order: Sequence[tuple[str, bool]], limit: int | None
+    ) -> npt.NDArray[np.intp]:
+        """``rows`` sorted and cut to ``limit``; the first key alone decides who may be among them."""
+        ranks = self._order.ranks(self._capacity)
+        if limit is not None and len(rows) > limit:
+            rows = rows[least(self._keys(rows, *order[0]) if order else ranks[rows], limit)]
+        if len(rows) < 2:
+            return rows
+        keys = [ranks[rows], *(self._keys(rows, *key) for key in reversed(order))]
+        return rows[np.lexsort(keys)[:limit]]
+
+    def _keys(self, rows: npt.NDArray[np.intp], name: str, descending: bool) -> npt.NDArray[np.float64]:
+        """Sort keys, least first; infinity for absent values, which come last either way."""
+        held = self._columns.get(name)
+        if held is None:
+            return np.full(len(rows), np.inf)
+        keys = held.keys(rows)
+        if descending:
+            keys = -keys
+        keys[np.isnan(keys)] = np.inf
+        return keys
+
+    def _documents(self, rows: npt.NDArray[np.intp], fields: Iterable[str] | None) -> list[dict[str, Any]]:
+        names = list(self._columns) if fields is None else list(dict.fromkeys(["name", *fields]))
+        asked = [(name, self._columns[name].values(rows)) for name in names if name in self._columns]
+        documents: list[dict[str, Any]] = [{} for _ in range(len(rows))]
+        for name, values in asked:
+            for document, value in zip(documents, values, strict=True):
+                if value is not None:
+                    document[name] = value
+        return documents
+
+    def _new_row(self, node: str) -> int:
+        if self._free:
+            row = self._free.pop()
+        else:
+            row = self._used
+            self._used += 1
+            if row >= self._capacity:
+                self._grow()
+        self._row_of[node] = row
+        self._live[row] = True
+        self._order.add(node, row)
+        return row
+
+    def _grow(self) -> None:
+        self._capacity *= 2
+        grown = np.zeros(self._capacity, np.bool_)
+        grown[: len(self._live)] = self._live
+        self._live = grown
+        for held in self._columns.values():
+            held.grow(self._capacity)
+
+    def _new_column(self, name: str) -> Column | None:
+        if self._vacated and not self._vocabulary.has_room(name):
+            self._drop_empty()
+        if not self._vocabulary.admits(name):
+            return None
+        made = self._columns[name] = column(name, kind_of(name), self._capacity)
+        return made
+
+    def _drop_empty(self) -> None:
+        """Make room: a column that no node has any more goes. Looked for only after something went."""
+        self._vacated = False
+        for name in [name for name, held in self._columns.items() if not held.count()]:
+            del self._columns[name]
+            if name not in ATTRIBUTES:
+                self._vocabulary.release(name)

@@ -1,0 +1,185 @@
+"""Events in, attributes into the index: what a node is, how it does, whether it is there.
+
+Each event is a level: the newest decides, a repeat changes nothing, and any order in which they are
+replayed ends in the same state. Whoever wants to know hears which node changed, and whether by more
+than its metrics.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from schemas.attributes import Value
+from schemas.event import Event
+from schemas.flatten import allocatable, attributes_of, measured, working
+from schemas.node import Characterization, Measurement, Presence
+from schemas.workload import DesiredWorkload, WorkerStatus
+from services.rid.fresh import HEARD
+from services.rid.index import Index
+from services.rid.liveness import LEAVING, Pulse, State, Thresholds
+
+#: How far behind the newest a sample may be and count as late; beyond, the node's clock was set back.
+_LATE: Final = 900.0
+#: No agent may claim to be so slow that its silence means nothing.
+_SLOWEST: Final = 600.0
+
+
+@dataclass(slots=True)
+class _Node:
+    """What is known of a node beside the index."""
+
+    pulse: Pulse = field(default_factory=Pulse)
+    static: dict[str, Value] | None = None
+    worker: WorkerStatus | None = None
+    desired: dict[str, DesiredWorkload] = field(default_factory=dict)
+    facts: dict[str, Value] = field(default_factory=dict)
+    metrics: dict[str, Value] = field(default_factory=dict)
+    sampled: float = 0.0
+
+
+class Ingest:
+    """The one writer of the index.
+
+    Args:
+        index: where attributes go.
+        thresholds: when silence means something.
+        changed: called with a node's name and whether more than metrics changed.
+        clock: seconds since the epoch.
+
+    Attributes:
+        heard: when anything was last heard from any node; None while nothing was.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        thresholds: Thresholds,
+        changed: Callable[[str, bool], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._index = index
+        self._thresholds = thresholds
+        self._changed = changed
+        self._clock = clock
+        self._nodes: dict[str, _Node] = {}
+        self._started = clock()
+        self.heard: float | None = None
+
+    def take(self, event: Event[Any], *, live: bool) -> None:
+        """Take in one event of a node.
+
+        Args:
+            event: of any of the kinds below.
+            live: whether it happened now; of a replayed one only its own time tells when.
+        """
+        now = self._clock()
+        at = now if live else min(now, event.time.timestamp())
+        match event.data:
+            case Measurement():
+                self._measured(event.data, event.time.timestamp(), at, now)
+            case Characterization():
+                self._characterized(event.data, at, now)
+            case Presence():
+                self._presence(event.data, at, now)
+            case WorkerStatus():
+                self._of(event.data.node).worker = event.data
+                self._write(event.data.node, now)
+            case DesiredWorkload():
+                self._desired(event.data, now)
+
+    def recall(self, node: str, state: State) -> None:
+        """What was last published about a node, so that a restart does not bring back who was lost."""
+        pulse = self._of(node).pulse
+        if pulse.state is None:
+            pulse.state = state
+
+    def left(self, node: str) -> bool:
+        """Whether the node's agent went in order."""
+        return self._of(node).pulse.offline in LEAVING
+
+    def tick(self) -> None:
+        """Judge every node's silence anew."""
+        for _ in self.ticking():
+            pass
+
+    def ticking(self, at_once: int = 500) -> Iterator[None]:
+        """The same in steps of so many nodes, so that others get a turn in between."""
+        names = list(self._nodes)
+        for begin in range(0, len(names), at_once):
+            now = self._clock()
+            for name in names[begin : begin + at_once]:
+                node = self._nodes[name]
+                before = node.pulse.state
+                if node.static and node.pulse.judge(now, now - self._started, self._thresholds) != before:
+                    self._write(name, now)
+            yield
+
+    def _of(self, name: str) -> _Node:
+        node = self._nodes.get(name)
+        if node is None:
+            node = self._nodes[name] = _Node()
+        return node
+
+    def _measured(self, measurement: Measurement, sampled: float, at: float, now: float) -> None:
+        name = measurement.node
+        node = self._of(name)
+        node.pulse.interval = min(measurement.interval, _SLOWEST)
+        node.pulse.beat(at)
+        self.heard = max(self.heard or 0.0, at)
+        if 0 < node.sampled - sampled < _LATE:
+            return  # a spooled sample, overtaken by a newer one
+        node.sampled = sampled
+        values = measured(measurement.values)
+        gone = node.metrics.keys() - values.keys()
+        node.metrics = values
+        if node.static is None:
+            return
+        self._index.update(name, {**values, **dict.fromkeys(gone), HEARD: node.pulse.heard})
+        if node.pulse.state != "alive":
+            self._write(name, now)
+        self._changed(name, False)  # noqa: FBT003 - a callback
+
+    def _characterized(self, characterization: Characterization, at: float, now: float) -> None:
+        node = self._of(characterization.node)
+        node.static = attributes_of(characterization)
+        node.pulse.beat(at)
+        self.heard = max(self.heard or 0.0, at)
+        self._write(characterization.node, now)
+
+    def _presence(self, presence: Presence, at: float, now: float) -> None:
+        pulse = self._of(presence.node).pulse
+        if presence.state == "online":
+            pulse.online(presence.session, at)
+        else:
+            pulse.gone(presence.session, presence.reason, now)
+        self.heard = max(self.heard or 0.0, at)
+        self._write(presence.node, now)
+
+    def _desired(self, workload: DesiredWorkload, now: float) -> None:
+        node = self._of(workload.node)
+        if workload.state == "running":
+            node.desired[workload.workload] = workload
+        else:
+            node.desired.pop(workload.workload, None)
+        self._write(workload.node, now)
+
+    def _write(self, name: str, now: float) -> None:
+        """Bring the index to what is known; nothing is indexed before a characterization."""
+        node = self._nodes[name]
+        if node.static is None:
+            return
+        facts = dict(node.static)
+        facts.update(working(node.worker, facts["runtimes"]))
+        facts.update(allocatable(facts, node.desired.values()))
+        facts["state"] = node.pulse.judge(now, now - self._started, self._thresholds)
+        if name not in self._index:
+            self._index.put(name, {**node.metrics, **facts, HEARD: node.pulse.heard})
+        else:
+            gone = dict.fromkeys(node.facts.keys() - facts.keys())
+            self._index.update(name, {**facts, **gone, HEARD: node.pulse.heard})
+        if facts != node.facts:
+            node.facts = facts
+            self._changed(name, True)  # noqa: FBT003 - a callback

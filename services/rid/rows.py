@@ -1,0 +1,124 @@
+"""The plain-dict engine: one document a node, scanned for each query.
+
+For machines without NumPy (32-bit Raspberry Pis): fine to about a thousand nodes, and the meaning
+that the column engine is held to.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from schemas.attributes import Value, kind_of
+from schemas.predicate import Predicate, matches
+from schemas.version import version_key
+from services.rid.index import Selection
+from services.rid.vocabulary import MOST, Vocabulary
+
+
+class RowIndex:
+    """Nodes as dictionaries.
+
+    Args:
+        most: how many attributes beyond the foreseen ones.
+    """
+
+    def __init__(self, most: int = MOST) -> None:
+        self._rows: dict[str, dict[str, Value]] = {}
+        self._vocabulary = Vocabulary(most)
+        self._counts: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, node: object) -> bool:
+        return node in self._rows
+
+    @property
+    def refused(self) -> int:
+        """How many values were left out because there were too many attributes already."""
+        return self._vocabulary.refused
+
+    def put(self, node: str, attributes: Mapping[str, Value]) -> None:
+        """Add a node, or replace all of its attributes."""
+        row = self._rows.setdefault(node, {})
+        gone: dict[str, Value | None] = dict.fromkeys(row.keys() - attributes.keys())
+        self.update(node, {**gone, **attributes, "name": node})
+
+    def update(self, node: str, changes: Mapping[str, Value | None]) -> None:
+        """Change some attributes of a node; None takes one away."""
+        row = self._rows[node]
+        for name, value in changes.items():
+            if value is None:
+                if row.pop(name, None) is not None:
+                    self._uncount(name)
+            elif name in row:
+                row[name] = value
+            elif self._vocabulary.admits(name):
+                row[name] = value
+                self._counts[name] += 1
+
+    def remove(self, node: str) -> None:
+        """Forget a node; no error where there is none."""
+        for name in self._rows.pop(node, {}):
+            self._uncount(name)
+
+    def get(self, node: str) -> dict[str, Value] | None:
+        """All attributes of a node."""
+        row = self._rows.get(node)
+        return dict(row) if row is not None else None
+
+    def select(
+        self,
+        predicate: Predicate,
+        *,
+        order: Sequence[tuple[str, bool]] = (),
+        limit: int | None = None,
+        fields: Iterable[str] | None = None,
+    ) -> Selection:
+        """The nodes that match; see :class:`services.rid.index.Index`."""
+        found = [row for row in self._rows.values() if matches(predicate, row)]
+        total = len(found)
+        found.sort(key=lambda row: str(row["name"]))
+        # Sorting is stable, so the least important key goes first.
+        for name, descending in reversed(order):
+            found = _sorted(found, name, descending=descending)
+        if limit is not None:
+            found = found[:limit]
+        if fields is None:
+            return Selection([dict(row) for row in found], total)
+        wanted = dict.fromkeys(["name", *fields])
+        return Selection([{name: row[name] for name in wanted if name in row} for row in found], total)
+
+    def names(self) -> Collection[str]:
+        """The names of all attributes that it holds."""
+        return self._counts.keys()
+
+    def attributes(self) -> dict[str, int]:
+        """Every attribute that some node has, with how many nodes have it."""
+        return dict(self._counts)
+
+    def _uncount(self, name: str) -> None:
+        self._counts[name] -= 1
+        if not self._counts[name]:
+            del self._counts[name]
+            self._vocabulary.release(name)
+
+
+def _sorted(rows: list[dict[str, Value]], name: str, *, descending: bool) -> list[dict[str, Value]]:
+    key = sort_key(name)
+    having = [row for row in rows if name in row]
+    missing = [row for row in rows if name not in row]
+    return sorted(having, key=lambda row: key(row[name]), reverse=descending) + missing
+
+
+def sort_key(name: str) -> Any:
+    """What values of an attribute are sorted by: versions by age, sets by their text."""
+    match kind_of(name):
+        case "version":
+            return version_key
+        case "set":
+            return ",".join
+        case _:
+            return lambda value: value

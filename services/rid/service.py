@@ -1,0 +1,260 @@
+"""rid, wired: five watches in; answers over the bus and HTTP, and the resource-change log out.
+
+Every rid of a minicloud indexes and answers; the one that holds the lease writes the log, and the
+others follow it, so that any of them can go on where it stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+from typing import Any, Final
+
+import structlog
+from pydantic import BaseModel, Field, RootModel
+
+from bus.bus import Bus
+from bus.frame import Frame
+from bus.streams import stream_of
+from bus.watch import WatchItem
+from schemas.attributes import Value
+from schemas.errors import Conflict, InvalidDocument, InvalidQuery, MinicloudError, Unavailable
+from schemas.event import EventData, read_event
+from schemas.names import name_in
+from schemas.node import Characterization, Measurement, Presence
+from schemas.resource import ResourceChange
+from schemas.workload import DesiredWorkload, WorkerStatus
+from services.rid.answer import Answers
+from services.rid.api import routes
+from services.rid.fresh import lasting
+from services.rid.index import Index
+from services.rid.ingest import Ingest
+from services.rid.liveness import Thresholds
+from services.rid.rows import RowIndex
+from services.rid.settings import RidSettings
+from services.rid.watch import ChangeLog, Due
+
+log = structlog.get_logger("rid")
+_TICK: Final = 1.0
+_TOGETHER: Final = 32
+
+
+class _Ask(RootModel[dict[str, Any]]):
+    """A query as it came; :func:`schemas.query.parse_query` reads it, knowing what the index holds."""
+
+
+class _Which(BaseModel):
+    """One node, by name or id."""
+
+    node: str = Field(min_length=1, max_length=256)
+
+
+class _Nothing(BaseModel):
+    """A verb without parameters."""
+
+
+def new_index(settings: RidSettings) -> Index:
+    """The engine that the settings name; without NumPy, rows."""
+    if settings.engine != "rows":
+        try:
+            from services.rid.columns import ColumnIndex  # noqa: PLC0415 - NumPy may be missing
+        except ImportError:
+            if settings.engine == "columns":
+                raise
+            log.warning("no NumPy here: the plain-dict engine is fine to about a thousand nodes")
+        else:
+            return ColumnIndex(settings.most_attributes)
+    return RowIndex(settings.most_attributes)
+
+
+class Rid:
+    """One rid."""
+
+    def __init__(self, frame: Frame[RidSettings]) -> None:
+        settings = frame.settings
+        self._frame = frame
+        self._bus: Bus = frame.bus
+        self._lease = frame.bus.lease("rid", settings.instance)
+        self._wake = asyncio.Event()
+        self._whole = False
+        self.index = new_index(settings)
+        self.changes = ChangeLog(self._look, settings.metrics_every, settings.material)
+        thresholds = Thresholds(settings.stale_after, settings.lost_after)
+        self.ingest = Ingest(self.index, thresholds, self._on_change)
+        self.answers = Answers(
+            self.index, settings.minicloud, lambda: self.ingest.heard, lambda: self.changes.revision
+        )
+        self._asked = frame.counter("rid_queries_total", "Queries answered or refused", "outcome")
+        self._wrote = frame.counter("rid_changes_total", "Resource-change events published", "kind")
+        nodes = frame.gauge("rid_nodes", "Nodes in the index")
+        nodes.set_function(lambda: float(len(self.index)))
+        refused = frame.gauge("rid_refused_values", "Values beyond the bound on attributes")
+        refused.set_function(lambda: float(self.index.refused))
+
+    @property
+    def publishing(self) -> bool:
+        """Whether it is ours to write the resource-change log."""
+        return self._lease.held
+
+    async def run(self) -> None:
+        """Read the levels back, then answer until asked to stop."""
+        s = self._bus.subjects
+        self._frame.routes += routes(self.answers, lambda: self._whole)
+        # The log first: what was published decides how a silent node is judged from the start.
+        await self._follow({s.resource(): ResourceChange})
+        await asyncio.gather(
+            self._follow({s.characterization(): Characterization}),
+            self._follow({s.presence(): Presence, s.worker(): WorkerStatus}),
+            self._follow({s.desired(): DesiredWorkload}),
+            self._follow({s.metrics(): Measurement}),
+        )
+        if self._frame.stopping.is_set():
+            return  # told to stop, or a watch failed: the index is not whole
+        await self._bus.serve("rid", "query", _Ask, self._query)
+        await self._bus.serve("rid", "node", _Which, self._node)
+        await self._bus.serve("rid", "attributes", _Nothing, self._attributes)
+        self._frame.spawn(self._tick())
+        self._frame.spawn(self._hold_lease())
+        self._frame.spawn(self._publish())
+        # What was read back lives long: kept out of the collector, it costs no query a pause.
+        gc.collect()
+        gc.freeze()
+        self._whole = True
+        self._frame.say_ready()
+        try:
+            await self._frame.stopping.wait()
+        finally:
+            await self._lease.release()
+
+    async def _follow(self, kinds: dict[str, type[EventData]]) -> None:
+        """Return once the present state is in; go on with what changes."""
+        synced = asyncio.Event()
+        stream = stream_of(next(iter(kinds))).name(self._bus.minicloud)
+
+        async def follow() -> None:
+            async with self._bus.watch(kinds) as items:
+                async for item in items:
+                    if item.kind == "SYNC":
+                        synced.set()
+                    elif item.event is not None:
+                        try:
+                            self._take(item)
+                        except Exception as error:  # noqa: BLE001 - whatever it is, the flow goes on
+                            await self._bus.bury(
+                                item.subject, item.payload, error, stream=stream, revision=item.revision
+                            )
+
+        task = self._frame.spawn(follow())
+        waiting = asyncio.ensure_future(synced.wait())
+        await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+
+    def _take(self, item: WatchItem[Any]) -> None:
+        event, live = item.event, item.kind == "CHANGE"
+        if event is None:
+            return
+        if event.data.node != name_in(item.subject):
+            # The broker lets an agent write on its own subject only, so the subject tells who speaks.
+            raise InvalidDocument(
+                f"speaks of node {event.data.node!r}", field="data.node", expected=name_in(item.subject)
+            )
+        if isinstance(event.data, ResourceChange):
+            self.changes.seen(event.data, item.revision)
+            if not live and event.data.attributes.get("state") in ("alive", "stale", "lost"):
+                self.ingest.recall(event.data.node, event.data.attributes["state"])
+        else:
+            self.ingest.take(event, live=live)
+
+    def _look(self, node: str) -> tuple[dict[str, Value], bool] | None:
+        found = self.index.get(node)
+        return (lasting(found), self.ingest.left(node)) if found is not None else None
+
+    def _on_change(self, node: str, urgent: bool) -> None:
+        self.changes.note(node, urgent)
+        if urgent:
+            self._wake.set()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK)
+            for _ in self.ingest.ticking():
+                await asyncio.sleep(0)
+
+    # -- answering -------------------------------------------------------------------------------
+
+    async def _query(self, ask: _Ask) -> bytes:
+        try:
+            answer = self.answers.query(ask.root).model_dump_json().encode()
+            most = self._bus.wire.max_payload
+            if len(answer) > most:
+                raise InvalidQuery(
+                    f"the answer has {len(answer)} bytes, the broker takes {most}",
+                    field="limit",
+                    expected="fewer fields or a lower limit",
+                )
+        except MinicloudError:
+            self._asked.labels("refused").inc()
+            raise
+        self._asked.labels("answered").inc()
+        return answer
+
+    async def _node(self, which: _Which) -> dict[str, Any]:
+        return self.answers.node(which.node)
+
+    async def _attributes(self, _: _Nothing) -> dict[str, Any]:
+        return {"attributes": self.answers.attributes()}
+
+    # -- the change log --------------------------------------------------------------------------
+
+    async def _hold_lease(self) -> None:
+        while True:
+            await self._lease.acquire()
+            log.info("writing the resource-change log")
+            self._wake.set()
+            await self._lease.lost.wait()
+
+    async def _publish(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), _TICK)
+            self._wake.clear()
+            # In small parts, so that no query waits for a fleet that joins.
+            while self.publishing and self.changes.pending:
+                await asyncio.gather(*(self._publish_one(one) for one in self.changes.due(_TOGETHER)))
+                await asyncio.sleep(0)
+
+    async def _publish_one(self, due: Due) -> None:
+        change = due.change
+        subject = self._bus.subjects.resource(change.node)
+        try:
+            revision = await self._bus.publish(subject, change, about=change.node, expect=due.follows)
+        except Conflict:
+            # Another rid wrote it, or the log dropped what we followed: learn what is there, then look again.
+            await self._learn(change.node, subject)
+            self._on_change(change.node, urgent=True)
+        except MinicloudError as error:
+            log.warning("change not published yet", node=change.node, error=str(error))
+            self.changes.note(change.node, urgent=True)
+        else:
+            self.changes.seen(change, revision)
+            self._wrote.labels(change.kind).inc()
+
+    async def _learn(self, node: str, subject: str) -> None:
+        """Take in what the log says last of a node."""
+        name = stream_of(subject).name(self._bus.minicloud)
+        with contextlib.suppress(Unavailable):
+            stored = await self._bus.jetstream.last(name, subject)
+            if stored is None:
+                self.changes.reset(node, 0)
+                return
+            try:
+                self.changes.seen(read_event(stored[1], ResourceChange).data, stored[0])
+            except InvalidDocument:
+                self.changes.reset(node, stored[0])
+
+
+async def serve(frame: Frame[RidSettings]) -> None:
+    """Index and answer until asked to stop."""
+    await frame.bus.ensure_streams()
+    await Rid(frame).run()

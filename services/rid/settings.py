@@ -1,0 +1,28 @@
+"""Settings of rid."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from bus.settings import Settings
+
+
+class RidSettings(Settings):
+    """What rid needs to know beyond what every service does."""
+
+    engine: Literal["auto", "columns", "rows"] = Field(
+        default="auto", description="columns need NumPy; rows are for machines without it"
+    )
+    stale_after: float = Field(default=15.0, gt=0, description="seconds of silence, at least 3 intervals")
+    lost_after: float = Field(default=60.0, gt=0, description="seconds of silence")
+    metrics_every: float = Field(
+        default=30.0, ge=0, description="seconds between change events of a node for metrics alone"
+    )
+    material: float = Field(
+        default=0.1, ge=0, le=10, description="part by which a metric must have moved to be worth an event"
+    )
+    most_attributes: int = Field(
+        default=512, ge=1, le=100_000, description="bound on attributes that nobody foresaw"
+    )
