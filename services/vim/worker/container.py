@@ -26,6 +26,7 @@ from services.vim.worker.state import Folder
 from services.vim.worker.workload import CannotRun, Exit
 
 _SCRATCH: Final = ("/tmp", "/run", "/var/tmp")  # noqa: S108 - inside the container
+_NETWORK_FILES: Final = ("etc/resolv.conf", "etc/hosts")
 _RUNC_FAILED: Final = 1
 
 
@@ -159,9 +160,15 @@ def _plan(place: Place, found: RootFilesystem, identity: Identity) -> ContainerP
         uid=uid,
         gid=gid,
         groups_path=place.group.path() if place.group else None,
-        binds={},
+        binds={f"/{name}": Path(f"/{name}") for name in _NETWORK_FILES if _bindable(found.path, name)},
         scratch=tuple(dict.fromkeys((*_SCRATCH, *volumes))),
     )
+
+
+def _bindable(root: Path, name: str) -> bool:
+    """Whether the node's file can be shown in place of the image's: it uses the node's network."""
+    inside = root / name
+    return inside.is_file() and not inside.is_symlink() and not inside.parent.is_symlink() and Path(f"/{name}").is_file()
 
 
 def _user(found: RootFilesystem, identity: Identity) -> tuple[int, int]:

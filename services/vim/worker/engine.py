@@ -11,6 +11,7 @@ import asyncio
 import fcntl
 import hashlib
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from services.vim.worker.container import ContainerRuntime
 from services.vim.worker.image import ImageStore
 from services.vim.worker.ports import Ports
 from services.vim.worker.process import ProcessRuntime, reachable
+from services.vim.worker.qemu import QemuRuntime
 from services.vim.worker.runtime import Runtime
 from services.vim.worker.settings import EngineSettings
 from services.vim.worker.shim import Identity
@@ -31,6 +33,8 @@ from services.vim.worker.state import Folder
 from services.vim.worker.supervisor import Node, Observed, Supervisor
 from services.vim.worker.workload import CannotRun, Workload
 
+#: Terminal commands and control characters: a log is read in somebody's terminal.
+_CONTROL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[@-Z\\^_a-z])|[\x00-\x08\x0b-\x1f\x7f]")
 _TAIL_BYTES = 1024 * 1024
 
 
@@ -54,9 +58,12 @@ class Engine:
         self._data = data_dir.resolve()
         self._settings = settings or EngineSettings()
         self._listeners: list[Callable[[Observed], None]] = [changed] if changed else []
-        self.cgroups = Cgroups(self._settings.cgroup_parent)
+        # Several workers may share a machine, in tests at least: each has groups of its own.
+        name = hashlib.sha256(str(self._data).encode()).hexdigest()[:12]
+        self.cgroups = Cgroups(f"{self._settings.cgroup_parent}-{name}")
         self.runtimes: dict[str, Runtime] = _runtimes(self._data, self._settings)
-        self._node = Node(self._settings, self.runtimes, self.cgroups, Ports(self._settings.bind), self._tell)
+        ports = Ports(self._settings.bind)
+        self._node = Node(self._settings, self.runtimes, self.cgroups, ports, name, self._tell)
         self._supervisors: dict[str, Supervisor] = {}
         self._lock: int | None = None
         self._work_root: Path | None = None
@@ -76,7 +83,7 @@ class Engine:
             raise CannotRun("DataInUse", f"another worker runs in {self._data}", expected="a folder of its own") from None
         self._lock = lock
         self._workloads.mkdir(mode=0o711, exist_ok=True)
-        self._work_root = _work_root(self._workloads, self._settings)
+        self._work_root = _work_root(self._node.name, self._workloads, self._settings)
         for path in sorted(self._workloads.iterdir()):
             folder = Folder(path, self._work_root)
             if folder.desired() is None and folder.record().running is None:
@@ -156,18 +163,22 @@ class Engine:
 
 def _runtimes(data: Path, settings: EngineSettings) -> dict[str, Runtime]:
     images = ImageStore(data / "images", settings.plain_registries)
-    found: list[Runtime] = [ProcessRuntime(), ContainerRuntime(images, data / "runc")]
+    found: list[Runtime] = [
+        ProcessRuntime(),
+        ContainerRuntime(images, data / "runc"),
+        QemuRuntime("unikernel", images),
+        QemuRuntime("vm", images),
+    ]
     return {runtime.name: runtime for runtime in found}
 
 
-def _work_root(workloads: Path, settings: EngineSettings) -> Path | None:
+def _work_root(name: str, workloads: Path, settings: EngineSettings) -> Path | None:
     """Where working directories go if the user of workloads cannot reach the data folder; else None.
 
     A program that asks for the full name of its directory would fail below, say, ``/root``.
     """
     if os.geteuid() != 0 or reachable(workloads, Identity(settings.uid, settings.gid)):
         return None
-    name = hashlib.sha256(str(workloads).encode()).hexdigest()[:12]
     root = Path(tempfile.gettempdir()) / f"minicloud-{name}"
     root.mkdir(mode=0o711, exist_ok=True)
     info = root.lstat()
@@ -181,6 +192,7 @@ def _last_lines(file: Path, tail: int) -> list[str]:
     try:
         with file.open("rb") as output:
             output.seek(max(0, file.stat().st_size - _TAIL_BYTES))
-            return output.read().decode(errors="replace").splitlines()[-tail:]
+            text = _CONTROL.sub("", output.read().decode(errors="replace"))
     except OSError:
         return []
+    return text.splitlines()[-tail:]

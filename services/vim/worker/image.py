@@ -22,6 +22,7 @@ from services.vim.worker.unpack import extract, unpack
 from services.vim.worker.workload import CannotRun
 
 _MOUNT_POINTS: Final = ("proc", "sys", "dev", "tmp", "run", "etc")
+_MOUNT_FILES: Final = ("etc/resolv.conf", "etc/hosts")
 _KERNEL: Final = "unikraft/bin/kernel"
 _INITRD: Final = "unikraft/bin/initrd"
 
@@ -125,6 +126,19 @@ def _unpack_all(layers: list[Path], target: Path) -> None:
         for name in _MOUNT_POINTS:
             with suppress(FileExistsError):
                 (building / name).mkdir()
+        for name in _MOUNT_FILES:  # over which the node's own are shown
+            with suppress(OSError):
+                _place_empty(building, name)
+
+
+def _place_empty(root: Path, name: str) -> None:
+    """An empty file in a folder of the image, unless something is there; links are not followed."""
+    folder, _, file = name.partition("/")
+    handle = os.open(root / folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644, dir_fd=handle))
+    finally:
+        os.close(handle)
 
 
 def _extract_kernel(layers: list[Path], target: Path, image: Image) -> None:

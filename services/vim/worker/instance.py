@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 
 from services.vim.worker import shim
-from services.vim.worker.runtime import Place, Runtime
+from services.vim.worker.runtime import Place, Runtime, limit_of
 from services.vim.worker.shim import Launch, Proc
 from services.vim.worker.workload import CannotRun, Exit
 
@@ -125,7 +125,7 @@ async def tidy(place: Place, runtime: Runtime) -> Exit:
         return Exit(oom=out_of_memory, reason="Lost", message="it was killed together with what watched it")
     found = runtime.outcome(place, code)
     if out_of_memory and not found.clean:
-        limit = (place.workload.memory or 0) + place.workload.memory_overhead
+        limit = limit_of(place.workload)
         return Exit(found.code, found.signal, True, "OOMKilled", f"it needed more than its {limit} B of memory")  # noqa: FBT003
     return found
 

@@ -16,9 +16,11 @@ from services.vim.worker.cgroup import Group
 from services.vim.worker.settings import EngineSettings
 from services.vim.worker.shim import MARKER, Identity, Launch, Proc
 from services.vim.worker.state import Folder
-from services.vim.worker.workload import CannotRun, Exit, Workload
+from services.vim.worker.workload import MIB, CannotRun, Exit, Workload
 
 _REFERENCE: Final = re.compile(r"\$(\$\([A-Za-z_][A-Za-z0-9_]*\)|\(([A-Za-z_][A-Za-z0-9_]*)\))")
+#: QEMU's own memory beside the guest's: 59 MB at 16 MiB, 91 MB at 256 MiB.
+MACHINE_OVERHEAD: Final = 64 * MIB
 _SEARCH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -28,17 +30,19 @@ class Place:
 
     workload: Workload
     folder: Folder
+    node: str
     run: Path
     number: int
     ports: dict[str, int]
     group: Group | None
     settings: EngineSettings
     acceleration: str | None = None
+    log_start: int = 0  # bytes of output that earlier runs left
 
     @property
     def instance(self) -> str:
-        """This run, unlike any other on this node."""
-        return f"{self.workload.workload}/{self.workload.generation}/{self.number}"
+        """This run, unlike any other on this machine, also under another worker."""
+        return f"{self.node}/{self.workload.workload}/{self.workload.generation}/{self.number}"
 
 
 class Runtime(Protocol):
@@ -71,6 +75,14 @@ class Runtime(Protocol):
 
     def log(self, folder: Folder) -> Path:
         """The file with what the workload printed."""
+
+
+def limit_of(workload: Workload) -> int | None:
+    """The kernel's memory limit in bytes: what was asked for and what the runtime takes on top of it."""
+    if workload.memory is None:
+        return None
+    emulated = workload.runtime in ("vm", "unikernel")
+    return workload.memory + (workload.memory_overhead or (MACHINE_OVERHEAD if emulated else 0))
 
 
 def identity_of(workload: Workload, settings: EngineSettings) -> Identity:

@@ -47,10 +47,11 @@ exec "$@" <"$run/start"
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a workload runs as; None keeps the worker's own user."""
+    """Who a workload runs as; None keeps the worker's own user. ``groups`` are supplementary ones."""
 
     uid: int | None = None
     gid: int | None = None
+    groups: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +166,9 @@ def start(launch: Launch, run: Path, lock: int, log: Path) -> subprocess.Popen[b
 def _becoming(identity: Identity) -> list[str]:
     if identity.uid is None:
         return ["setsid"]
+    groups = f"--groups={','.join(map(str, identity.groups))}" if identity.groups else "--clear-groups"
     return [
-        "setsid", "setpriv", f"--reuid={identity.uid}", f"--regid={identity.gid}", "--clear-groups",
+        "setsid", "setpriv", f"--reuid={identity.uid}", f"--regid={identity.gid}", groups,
         "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all",
     ]  # fmt: skip
 

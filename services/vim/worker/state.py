@@ -54,7 +54,8 @@ class Folder:
         self.path = path
         self.lock = Lock(path / "lock")
         self.log = path / "output.log"
-        self.console = path / "console.log"
+        self.machine = path / "machine"
+        self.console = self.machine / "console.log"
         self.work = work_root / path.name if work_root else path / "work"
         self.bundle = path / "bundle"
 

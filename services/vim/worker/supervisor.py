@@ -21,18 +21,21 @@ from services.vim.worker.cgroup import Cgroups
 from services.vim.worker.health import probe_of
 from services.vim.worker.instance import Instance, tidy
 from services.vim.worker.ports import Ports
-from services.vim.worker.runtime import Place, Runtime
+from services.vim.worker.runtime import Place, Runtime, limit_of
 from services.vim.worker.settings import EngineSettings
 from services.vim.worker.state import Folder
-from services.vim.worker.workload import MIB, CannotRun, Exit, Workload
+from services.vim.worker.workload import MIB, CannotRun, Exit, Health, Workload
 
 Observed = dict[str, Any]
 
 _logger = logging.getLogger(__name__)
 
-_FIRST_LOOK = 0.02  # seconds; a container is up in 40 ms and should be seen at once
-_FIRST_PATIENCE = 0.15
-_SLOWER = 1.4
+# Until it serves, it is looked at often: what comes up in 40 ms is seen at once, and what takes longer
+# is seen at most a tenth of its own time late. Fresh connections, since a guest may miss the first.
+_FIRST_LOOK = 0.01  # seconds
+_FIRST_PATIENCE = 0.08
+_LATE = 0.1
+_PATIENT = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,7 @@ class Node:
     runtimes: Mapping[str, Runtime]
     cgroups: Cgroups
     ports: Ports
+    name: str
     changed: Callable[[Observed], None]
 
 
@@ -224,6 +228,7 @@ class Supervisor:
         ports = node.ports.give(workload, record.ports)
         number = record.run + 1
         run = self._folder.prepare_run(number)
+        record.log_start = _size(runtime.log(self._folder))
         place = self._place(workload, number, ports)
         launch = await runtime.prepare(place)
         lock = self._folder.lock.take()
@@ -233,7 +238,6 @@ class Supervisor:
             self._limit(place)
         place.folder.log.touch(mode=0o600)
         record.run, record.ports, record.running = number, ports, workload.document()
-        record.log_start = _size(runtime.log(self._folder))
         record.started_at = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         record.exit = None
         # The intent is on disk before the shim exists: from here on a kill leaves what recovery finds.
@@ -270,11 +274,10 @@ class Supervisor:
         probe = probe_of(
             workload, place.settings.bind, place.ports, log, record.log_start, lambda: runtime.begun(place)
         )
-        every, timeout, failures = 5.0, 1.0, 3
-        if workload.health:
-            every, timeout, failures = workload.health.every, workload.health.timeout, workload.health.failures
-        pause, patience, wrong = _FIRST_LOOK, min(_FIRST_PATIENCE, timeout), 0
-        deadline = time.monotonic() + self._node.settings.start_timeout
+        health = workload.health or Health()
+        every, timeout, failures = health.every, health.timeout, health.failures
+        pause, patience, wrong = every, min(_FIRST_PATIENCE, timeout), 0
+        start = time.monotonic()
         while True:
             verdict = await probe.look(patience)
             if verdict.good:
@@ -283,8 +286,10 @@ class Supervisor:
                     self._say("running", "Started", "")
                 self._settle(instance)
             elif record.state == "starting":
-                pause, patience = min(pause * _SLOWER, every), min(patience * _SLOWER, timeout)
-                if time.monotonic() > deadline:
+                passed = time.monotonic() - start
+                pause = min(max(_FIRST_LOOK, passed * _LATE), every)
+                patience = min(max(_FIRST_PATIENCE, passed * _PATIENT), timeout)
+                if passed > place.settings.start_timeout:
                     return verdict.message
             else:
                 wrong += 1
@@ -343,17 +348,19 @@ class Supervisor:
         return Place(
             workload=workload,
             folder=self._folder,
+            node=self._node.name,
             run=self._folder.run(number),
             number=number,
             ports=ports,
             group=self._node.cgroups.group(workload.workload),
             settings=self._node.settings,
             acceleration=self._record.acceleration,
+            log_start=self._record.log_start,
         )
 
     def _limit(self, place: Place) -> None:
         workload = place.workload
-        memory = workload.memory + workload.memory_overhead if workload.memory else None
+        memory = limit_of(workload)
         try:
             if place.group is not None:
                 place.group.create(cpu=workload.cpu, memory=memory, pids=place.settings.pids_limit)
@@ -405,7 +412,7 @@ def _limits(workload: Workload, cgroups: Cgroups) -> dict[str, str]:
         if workload.runtime != "process":
             words["memory"] = f"not enforced: {cgroups.reason}"
     else:
-        memory = (workload.memory or 0) + workload.memory_overhead
+        memory = limit_of(workload) or 0
         words = {"cpu": f"{cgroups.kind} {workload.cpu} cores", "memory": f"{cgroups.kind} {memory // MIB} MiB"}
     return {name: word for name, word in words.items() if getattr(workload, name) is not None}
 
