@@ -123,8 +123,6 @@ class Cgroups:
             _move_members(start, start / "worker")
             _write(start / "cgroup.subtree_control", controllers)
         _probe(base)
-        base.mkdir(exist_ok=True)
-        _write(base / "cgroup.subtree_control", controllers)
         self._bases = {"": base}
         self._mounts = {"": mount}
         self.kind = "cgroup-v2"
@@ -215,7 +213,12 @@ class GroupV2:
 
     def create(self, *, cpu: float | None, memory: int | None, pids: int) -> None:
         """Make the group with its limits (see :class:`Group`)."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        base = self._folder.parent
+        base.mkdir(parents=True, exist_ok=True)
+        available = set((base / "cgroup.controllers").read_text().split())
+        wanted = [f"+{name}" for name in ("cpu", "memory", "pids") if name in available]
+        _write(base / "cgroup.subtree_control", " ".join(wanted))
+        self._folder.mkdir(exist_ok=True)
         for name, value in {
             "cpu.max": f"{_quota(cpu) if cpu else 'max'} {_PERIOD}",
             "memory.max": str(memory) if memory else "max",
@@ -297,6 +300,8 @@ def _probe(base: Path) -> None:
     trial = base / f"probe-{os.getpid()}"
     trial.mkdir(exist_ok=True)
     trial.rmdir()
+    with suppress(OSError):  # workloads of an earlier worker may be in it
+        base.rmdir()
 
 
 def _move_members(group: Path, leaf: Path) -> None:

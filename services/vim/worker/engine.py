@@ -59,11 +59,11 @@ class Engine:
         self._settings = settings or EngineSettings()
         self._listeners: list[Callable[[Observed], None]] = [changed] if changed else []
         # Several workers may share a machine, in tests at least: each has groups of its own.
-        name = hashlib.sha256(str(self._data).encode()).hexdigest()[:12]
-        self.cgroups = Cgroups(f"{self._settings.cgroup_parent}-{name}")
+        self.name = hashlib.sha256(str(self._data).encode()).hexdigest()[:12]
+        self.cgroups = Cgroups(f"{self._settings.cgroup_parent}-{self.name}")
         self.runtimes: dict[str, Runtime] = _runtimes(self._data, self._settings)
         ports = Ports(self._settings.bind)
-        self._node = Node(self._settings, self.runtimes, self.cgroups, ports, name, self._tell)
+        self._node = Node(self._settings, self.runtimes, self.cgroups, ports, self.name, self._tell)
         self._supervisors: dict[str, Supervisor] = {}
         self._lock: int | None = None
         self._work_root: Path | None = None
@@ -83,7 +83,7 @@ class Engine:
             raise CannotRun("DataInUse", f"another worker runs in {self._data}", expected="a folder of its own") from None
         self._lock = lock
         self._workloads.mkdir(mode=0o711, exist_ok=True)
-        self._work_root = _work_root(self._node.name, self._workloads, self._settings)
+        self._work_root = _work_root(self.name, self._workloads, self._settings)
         for path in sorted(self._workloads.iterdir()):
             folder = Folder(path, self._work_root)
             if folder.desired() is None and folder.record().running is None:

@@ -11,6 +11,7 @@ import shutil
 import stat
 from pathlib import Path
 
+from services.vim.worker import shim
 from services.vim.worker.runtime import Place, environment, expand, identity_of, plain_exit, write_files
 from services.vim.worker.shim import Identity, Launch, Proc
 from services.vim.worker.state import Folder
@@ -62,9 +63,10 @@ class ProcessRuntime:
             address_space=workload.memory if place.group is None else None,
         )
 
-    def begun(self, place: Place) -> bool:  # noqa: ARG002 - its code runs as soon as its process does
-        """At once."""
-        return True
+    def begun(self, place: Place) -> bool:
+        """Once the shell that drops its rights has become the program."""
+        child = shim.child_of(place.run)
+        return child is not None and shim.is_marked(child, place.instance)
 
     async def ask_to_end(self, place: Place, child: Proc) -> None:  # noqa: ARG002
         """SIGTERM to its session."""

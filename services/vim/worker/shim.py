@@ -215,6 +215,16 @@ def marked(instance: str) -> list[int]:
     return found
 
 
+def is_marked(process: Proc, instance: str) -> bool:
+    """Whether ``process`` has become the workload: what prepares it does not carry the marker."""
+    try:
+        return f"{MARKER}={instance}".encode() in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+    except PermissionError:  # a program with rights of its own, which no shell of ours has
+        return True
+    except OSError:
+        return False
+
+
 async def ended(process: Proc) -> None:
     """Return when ``process`` is gone; told by the kernel, not by polling, where it can."""
     loop = asyncio.get_running_loop()

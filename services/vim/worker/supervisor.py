@@ -175,6 +175,8 @@ class Supervisor:
         """Whatever an earlier worker left: a run under way, one that ended unseen, or none."""
         before = self._before()
         if before is None:
+            if self._record.final or self._record.run:
+                self._changed()
             return None
         place = self._place(before, self._record.run, self._record.ports)
         runtime = self._node.runtimes[before.runtime]
@@ -196,7 +198,6 @@ class Supervisor:
         """Start a run, or wait for what it takes to try again; None if nothing runs after this."""
         record = self._record
         if record.final == workload.generation:
-            self._changed()
             await self._wake.wait()
             return None
         self._shown = workload
