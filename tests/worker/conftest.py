@@ -14,14 +14,10 @@ from services.vim.worker.engine import Engine
 from services.vim.worker.settings import EngineSettings
 from services.vim.worker.shim import MARKER
 from services.vim.worker.workload import Workload
+from tests.parts.busybox import Busybox
 
 Observed = dict[str, Any]
-BUSYBOX = Path("/bin/busybox")
-
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: containers and control groups")
-needs_runc = pytest.mark.skipif(shutil.which("runc", path="/usr/sbin:/usr/bin:/usr/local/bin") is None, reason="no runc")
-needs_busybox = pytest.mark.skipif(not BUSYBOX.exists(), reason="no /bin/busybox (package busybox-static)")
-needs_qemu = pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="no qemu-system-x86_64")
 
 
 @dataclass
@@ -104,14 +100,14 @@ def carrying(variable: str, *, prefix: bool = False) -> list[int]:
 
 
 @pytest.fixture(scope="session")
-def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def rootfs(busybox: Busybox, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root filesystem of one program."""
     root = tmp_path_factory.mktemp("rootfs")
     root.chmod(0o755)
     (root / "bin").mkdir()
     (root / "etc").mkdir()
-    shutil.copy(BUSYBOX, root / "bin/busybox")
-    for name in ("sh", "httpd", "id", "sleep", "cat", "ls", "env", "echo", "true", "touch", "kill", "grep"):
+    shutil.copy(busybox.obtain(), root / "bin/busybox")
+    for name in ("sh", "httpd", "id", "sleep", "cat", "ls", "env", "echo", "true", "touch", "kill", "grep", "ps", "hostname", "mount", "dd"):
         (root / "bin" / name).symlink_to("busybox")
     return root
 

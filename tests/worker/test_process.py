@@ -15,6 +15,16 @@ from tests.worker.conftest import Room, carrying, needs_root, process
 
 SERVE = (sys.executable, "-m", "http.server", "--bind", "$(HOST)", "$(PORT)")
 HTTP = Port("http", 8080)
+SOON_ILL = """
+import http.server, os
+class Handler(http.server.BaseHTTPRequestHandler):
+    count = 0
+    def do_GET(self):
+        Handler.count += 1
+        self.send_response(200 if Handler.count < 3 else 500)
+        self.end_headers()
+http.server.HTTPServer((os.environ["HOST"], int(os.environ["PORT"])), Handler).serve_forever()
+"""
 
 
 async def test_a_server_is_running_once_it_answers(room: Room) -> None:
@@ -96,10 +106,9 @@ async def test_removal_leaves_nothing(room: Room) -> None:
 
 
 async def test_one_that_ignores_sigterm_is_killed_after_the_grace(room: Room) -> None:
+    program = "import signal,time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(99)"
     await room.run(
-        process("python3", "-c",
-                "import signal,time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(99)",
-                health=Health(console="deaf"))
+        process("python3", "-c", program, health=Health(console="deaf"))
     )  # fmt: skip
     await room.engine.remove("job-0")
     assert room.seen[-1]["exit"] == {"code": 137, "signal": 9, "oom": False}
@@ -138,10 +147,9 @@ def _listens(pid: int, room: Room) -> bool:
 
 
 async def test_a_failing_health_check_degrades_then_restarts(room: Room) -> None:
-    flag = "import http.server as h,os\nclass H(h.BaseHTTPRequestHandler):\n n=0\n def do_GET(s):\n  H.n+=1\n" \
-        "  s.send_response(200 if H.n<3 else 500); s.end_headers()\n" \
-        "h.HTTPServer((os.environ['HOST'],int(os.environ['PORT'])),H).serve_forever()"  # fmt: skip
-    await room.run(process("python3", "-c", flag, ports=(HTTP,), health=Health(http="/", every=0.05, failures=2)))
+    await room.run(
+        process("python3", "-c", SOON_ILL, ports=(HTTP,), health=Health(http="/", every=0.05, failures=2))
+    )
     degraded = await room.until_state("degraded", "HealthCheckFailed")
     assert "answered 500" in degraded["message"]
     again = await room.until(lambda seen: seen["restarts"] == 1)

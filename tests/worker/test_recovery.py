@@ -16,13 +16,12 @@ import pytest
 from services.vim.worker.engine import Engine
 from services.vim.worker.settings import EngineSettings
 from services.vim.worker.workload import Workload
+from tests.parts.runc import Runc
 from tests.worker.conftest import (
     Room,
     carrying,
     leftovers,
-    needs_busybox,
     needs_root,
-    needs_runc,
     process,
     workload,
 )
@@ -45,7 +44,8 @@ class Worker:
         done = subprocess.run(
             [sys.executable, str(DRIVER), str(self.data), str(self.spec),
              "--settings", '{"backoff": 0.02, "stop_grace": 3}', *options],
-            capture_output=True, text=True, timeout=seconds, check=False, env={**os.environ, "PYTHONPATH": "."},
+            capture_output=True, text=True, timeout=seconds, check=False,
+            env={**os.environ, "PYTHONPATH": "."},
         )  # fmt: skip
         assert done.returncode in (0, -signal.SIGKILL), done.stderr
         return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
@@ -108,10 +108,11 @@ def test_killed_at_many_lines_exactly_one_runs(tmp_path: Path, line: int) -> Non
 
 
 @needs_root
-@needs_runc
-@needs_busybox
 @pytest.mark.parametrize("line", points(4))
-def test_killed_at_any_line_exactly_one_container_runs(tmp_path: Path, rootfs: Path, line: int) -> None:
+def test_killed_at_any_line_exactly_one_container_runs(
+    tmp_path: Path, rootfs: Path, runc: Runc, line: int
+) -> None:
+    runc.obtain()
     image = {"rootfs": str(rootfs), "command": ["sleep", "1000"]}
     killed_at(tmp_path, workload("container", image, env={"MARK": str(tmp_path)}), line)
 

@@ -14,8 +14,10 @@ from typing import Any, Final
 
 #: What root inside of a container may do, where request and node allow root at all.
 _ROOT_CAPABILITIES: Final = [
-    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_KILL", "CAP_NET_BIND_SERVICE", "CAP_SETGID", "CAP_SETUID",
+    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_KILL", "CAP_NET_BIND_SERVICE", "CAP_SETGID",
+    "CAP_SETUID",
 ]  # fmt: skip
+_CAPABILITY_SETS: Final = ("bounding", "effective", "permitted", "inheritable", "ambient")
 _MASKED: Final = [
     "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug",
     "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
@@ -23,13 +25,17 @@ _MASKED: Final = [
 _READ_ONLY: Final = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
 #: Never needed by a workload, and where most ways out of a container begin.
 _REFUSED_CALLS: Final = [
-    "add_key", "bpf", "clock_settime", "delete_module", "finit_module", "fsconfig", "fsmount", "fsopen", "fspick",
-    "init_module", "io_uring_enter", "io_uring_register", "io_uring_setup", "kexec_file_load", "kexec_load",
-    "keyctl", "mount", "mount_setattr", "move_mount", "open_by_handle_at", "open_tree", "perf_event_open",
+    "add_key", "bpf", "clock_settime", "delete_module", "finit_module", "fsconfig", "fsmount", "fsopen",
+    "fspick", "init_module", "io_uring_enter", "io_uring_register", "io_uring_setup", "kexec_file_load",
+    "kexec_load", "keyctl", "mount", "mount_setattr", "move_mount", "open_by_handle_at", "open_tree", "perf_event_open",
     "pivot_root", "process_vm_readv", "process_vm_writev", "ptrace", "quotactl", "reboot", "request_key",
     "setns", "settimeofday", "swapoff", "swapon", "umount2", "unshare", "userfaultfd",
 ]  # fmt: skip
-_SECCOMP_MACHINES: Final = {"x86_64": ["SCMP_ARCH_X86_64"], "aarch64": ["SCMP_ARCH_AARCH64"], "armv7l": ["SCMP_ARCH_ARM"]}
+_SECCOMP_MACHINES: Final = {
+    "x86_64": ["SCMP_ARCH_X86_64"],
+    "aarch64": ["SCMP_ARCH_AARCH64"],
+    "armv7l": ["SCMP_ARCH_ARM"],
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +86,7 @@ def configuration(plan: ContainerPlan) -> dict[str, Any]:
             "args": list(plan.command),
             "env": [f"{name}={value}" for name, value in plan.env.items()],
             "cwd": plan.directory,
-            "capabilities": {
-                kind: capabilities for kind in ("bounding", "effective", "permitted", "inheritable", "ambient")
-            },
+            "capabilities": dict.fromkeys(_CAPABILITY_SETS, capabilities),
             "noNewPrivileges": True,
         },
         "root": {"path": str(plan.root), "readonly": not plan.writable},
@@ -96,7 +100,9 @@ def _system_mounts() -> list[dict[str, Any]]:
     return [
         _mount("/proc", "proc", "proc", quiet),
         _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=64k"]),
-        _mount("/dev/pts", "devpts", "devpts", ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]),
+        _mount(
+            "/dev/pts", "devpts", "devpts", ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]
+        ),
         _mount("/dev/shm", "tmpfs", "shm", [*quiet, "mode=1777", "size=64m"]),  # noqa: S108 - inside the container
         _mount("/dev/mqueue", "mqueue", "mqueue", quiet),
     ]
@@ -104,7 +110,9 @@ def _system_mounts() -> list[dict[str, Any]]:
 
 def _scratch(plan: ContainerPlan) -> list[dict[str, Any]]:
     return [
-        _mount(path, "tmpfs", "tmpfs", ["nosuid", "nodev", f"mode={mode}", f"uid={plan.uid}", f"gid={plan.gid}"])
+        _mount(
+            path, "tmpfs", "tmpfs", ["nosuid", "nodev", f"mode={mode}", f"uid={plan.uid}", f"gid={plan.gid}"]
+        )
         for path in plan.scratch
         for mode in ("1777" if path.endswith("tmp") else "0755",)
     ]
@@ -112,7 +120,8 @@ def _scratch(plan: ContainerPlan) -> list[dict[str, Any]]:
 
 def _binds(plan: ContainerPlan) -> list[dict[str, Any]]:
     return [
-        _mount(path, "bind", str(source), ["bind", "ro", "nosuid", "nodev"]) for path, source in plan.binds.items()
+        _mount(path, "bind", str(source), ["bind", "ro", "nosuid", "nodev"])
+        for path, source in plan.binds.items()
     ]
 
 

@@ -139,7 +139,9 @@ class Cgroups:
         """Remove the parent groups if nothing is left in them, also those that an OCI runtime made."""
         mounts, unified = _mounts()
         own = _own_groups()
-        bases = {_below(mount, root, own.get(name, "/"), self._parent) for name, (mount, root) in mounts.items()}
+        bases = {
+            _below(mount, root, own.get(name, "/"), self._parent) for name, (mount, root) in mounts.items()
+        }
         if unified is not None:
             bases.add(_below(unified, "/", own.get("", "/"), self._parent))
         for base in bases | set(self._bases.values()):
@@ -269,7 +271,7 @@ def _mounts() -> tuple[dict[str, tuple[Path, str]], Path | None]:
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
         root, mount = before.split()[3:5]
-        kind, _, options = (after.split() + ["", "", ""])[:3]
+        kind, _, options = [*after.split(), "", "", ""][:3]
         if kind == "cgroup2":
             unified = unified or Path(mount)
         elif kind == "cgroup":

@@ -36,31 +36,36 @@ class ContainerRuntime:
     Args:
         images: where root filesystems come from.
         state: the folder in which runc keeps its state.
+        program: runc, if it is not in the path.
     """
 
     name = "container"
 
-    def __init__(self, images: ImageStore, state: Path) -> None:
+    def __init__(self, images: ImageStore, state: Path, program: str | None = None) -> None:
         self._images = images
         self._state = state
-        self._runc = shutil.which("runc") or "/usr/sbin/runc"
+        self._runc = program or shutil.which("runc") or "/usr/sbin/runc"
         self.engine: str | None = _version(self._runc)
+
+    def unavailable(self) -> str | None:
+        """Needs root, and runc."""
+        if os.geteuid() != 0:
+            return f"containers need root and this worker runs as uid {os.geteuid()}"
+        return "there is no runc on this node" if self.engine is None else None
 
     async def prepare(self, place: Place) -> Launch:
         """The bundle: configuration, root filesystem, the request's files.
 
         Raises:
-            CannotRun: ``NeedsRoot``, ``RuntimeUnavailable``, ``ImageNotFound`` and what else is wrong with it.
+            CannotRun: ``NeedsRoot``, ``RuntimeUnavailable``, ``ImageNotFound`` and what else is wrong.
         """
-        if os.geteuid() != 0:
+        if (why := self.unavailable()) is not None:
             raise CannotRun(
-                "NeedsRoot",
-                f"containers need root and this worker runs as uid {os.geteuid()}",
+                "NeedsRoot" if os.geteuid() != 0 else "RuntimeUnavailable",
+                why,
                 lasting=True,
-                expected="a worker that runs as root, or the runtime process",
+                expected="a worker that runs as root with runc 1.1 or newer, or another runtime",
             )
-        if self.engine is None:
-            raise CannotRun("RuntimeUnavailable", "there is no runc on this node", expected="runc 1.1 or newer")
         identity = identity_of(place.workload, place.settings)
         found = await self._images.root_filesystem(place.workload.image)
         bundle = place.folder.bundle
@@ -72,7 +77,16 @@ class ContainerRuntime:
         (bundle / "config.json").write_text(json.dumps(configuration(plan)))
         await self.clean(place)  # what a killed run may have left under this name
         return Launch(
-            command=(self._runc, "--root", str(self._state), "run", "--keep", "--bundle", str(bundle), _id(place)),
+            command=(
+                self._runc,
+                "--root",
+                str(self._state),
+                "run",
+                "--keep",
+                "--bundle",
+                str(bundle),
+                _id(place),
+            ),
             env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
             place=bundle,
         )
@@ -109,7 +123,8 @@ class ContainerRuntime:
     def outcome(self, place: Place, code: int) -> Exit:
         """The container's exit code; runc's own failures are told apart by what it prints."""
         if code == _RUNC_FAILED and (said := _complaint(place.folder.log)):
-            return Exit(code=code, reason="ContainerFailed", message=said)
+            missing = "executable file not found" in said or "no such file or directory" in said
+            return Exit(code=code, reason="CommandNotFound" if missing else "ContainerFailed", message=said)
         return plain_exit(code)
 
     def log(self, folder: Folder) -> Path:
@@ -139,7 +154,10 @@ def _plan(place: Place, found: RootFilesystem, identity: Identity) -> ContainerP
     command = [str(word) for word in given or [*(config.get("Entrypoint") or []), *(config.get("Cmd") or [])]]
     if not command:
         raise CannotRun(
-            "InvalidImage", "neither the request nor the image names a command", lasting=True, expected="command: [...]"
+            "ImageInvalid",
+            "neither the request nor the image names a command",
+            lasting=True,
+            expected="command: [...]",
         )
     image_env = dict(str(item).split("=", 1) for item in config.get("Env") or [] if "=" in str(item))
     directory = str(config.get("WorkingDir") or "/")
@@ -168,7 +186,12 @@ def _plan(place: Place, found: RootFilesystem, identity: Identity) -> ContainerP
 def _bindable(root: Path, name: str) -> bool:
     """Whether the node's file can be shown in place of the image's: it uses the node's network."""
     inside = root / name
-    return inside.is_file() and not inside.is_symlink() and not inside.parent.is_symlink() and Path(f"/{name}").is_file()
+    return (
+        inside.is_file()
+        and not inside.is_symlink()
+        and not inside.parent.is_symlink()
+        and Path(f"/{name}").is_file()
+    )
 
 
 def _user(found: RootFilesystem, identity: Identity) -> tuple[int, int]:
@@ -189,7 +212,9 @@ def _number_of(name: str, table: Path) -> int | None:
     if not name or table.is_symlink() or not table.is_file():
         return None
     lines = (line.split(":") for line in table.read_text(errors="replace").splitlines())
-    return next((int(line[2]) for line in lines if len(line) > 2 and line[0] == name and line[2].isdigit()), None)
+    return next(
+        (int(line[2]) for line in lines if len(line) > 2 and line[0] == name and line[2].isdigit()), None
+    )
 
 
 def _own_root(place: Place, plan: ContainerPlan, identity: Identity) -> ContainerPlan:
@@ -257,7 +282,7 @@ def _complaint(log: Path) -> str | None:
 
 def _version(runc: str) -> str | None:
     try:
-        answer = subprocess.run([runc, "--version"], capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
+        answer = subprocess.run([runc, "--version"], capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     words = answer.stdout.split()

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from schemas.errors import NotFound
 from services.vim.worker.cgroup import Cgroups
 from services.vim.worker.container import ContainerRuntime
 from services.vim.worker.image import ImageStore
@@ -80,7 +81,9 @@ class Engine:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
-            raise CannotRun("DataInUse", f"another worker runs in {self._data}", expected="a folder of its own") from None
+            raise CannotRun(
+                "DataInUse", f"another worker runs in {self._data}", expected="a folder of its own"
+            ) from None
         self._lock = lock
         self._workloads.mkdir(mode=0o711, exist_ok=True)
         self._work_root = _work_root(self.name, self._workloads, self._settings)
@@ -123,19 +126,29 @@ class Engine:
         folder.desire(workload)
         self._supervisors[workload.workload] = Supervisor(self._node, folder)
 
-    async def remove(self, workload: str) -> None:
-        """Stop ``workload`` and forget it; returns when nothing of it is left. Unknown ones are none."""
+    def withdraw(self, workload: str) -> bool:
+        """Have ``workload`` stopped and forgotten; False if it is not here.
+
+        Returns as soon as the wish is on disk; ``changed`` tells when it is stopped.
+        """
         supervisor = self._supervisors.get(workload)
-        if supervisor is None:
-            return
+        if supervisor is None or supervisor.done:
+            return False
         supervisor.withdraw()
-        await supervisor.settled()
-        if self._supervisors.get(workload) is supervisor and supervisor.done:
-            del self._supervisors[workload]
+        return True
+
+    async def remove(self, workload: str) -> None:
+        """Withdraw ``workload``; returns when nothing of it is left, or it is applied again."""
+        if self.withdraw(workload):
+            await self._supervisors[workload].settled()
+
+    def available(self) -> dict[str, str | None]:
+        """Each runtime with the reason why this node cannot offer it, or None."""
+        return {name: runtime.unavailable() for name, runtime in self.runtimes.items()}
 
     def observe(self) -> list[Observed]:
         """What does run: one document a workload (contract: observed)."""
-        found = [supervisor.observed() for supervisor in self._supervisors.values()]
+        found = [supervisor.observed() for supervisor in self._supervisors.values() if not supervisor.done]
         return [observed for observed in found if observed is not None]
 
     def listen(self, changed: Callable[[Observed], None]) -> None:
@@ -146,11 +159,12 @@ class Engine:
         """The last ``tail`` lines that ``workload`` printed, over its restarts.
 
         Raises:
-            CannotRun: ``NotFound`` if this node has no such workload.
+            NotFound: if this node has no such workload.
         """
         supervisor = self._supervisors.get(workload)
-        if supervisor is None:
-            raise CannotRun("NotFound", f"this node runs no workload {workload[:80]!r}")
+        if supervisor is None or supervisor.done:
+            known = ", ".join(name for name, found in sorted(self._supervisors.items()) if not found.done)
+            raise NotFound(f"this node runs no workload {workload[:80]!r}", expected=known or None)
         lines: list[str] = []
         for file in supervisor.logs():
             lines += _last_lines(file, tail)
@@ -165,9 +179,9 @@ def _runtimes(data: Path, settings: EngineSettings) -> dict[str, Runtime]:
     images = ImageStore(data / "images", settings.plain_registries)
     found: list[Runtime] = [
         ProcessRuntime(),
-        ContainerRuntime(images, data / "runc"),
-        QemuRuntime("unikernel", images),
-        QemuRuntime("vm", images),
+        ContainerRuntime(images, data / "runc", settings.runc),
+        QemuRuntime("unikernel", images, settings.qemu),
+        QemuRuntime("vm", images, settings.qemu),
     ]
     return {runtime.name: runtime for runtime in found}
 
@@ -183,7 +197,9 @@ def _work_root(name: str, workloads: Path, settings: EngineSettings) -> Path | N
     root.mkdir(mode=0o711, exist_ok=True)
     info = root.lstat()
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid():
-        raise CannotRun("DataInUse", f"{root} belongs to somebody else", expected="a data folder that others may pass")
+        raise CannotRun(
+            "DataInUse", f"{root} belongs to somebody else", expected="a data folder that others may pass"
+        )
     root.chmod(0o711)
     return root
 

@@ -56,7 +56,8 @@ class HttpProbe:
     async def _status(self) -> int:
         reader, writer = await asyncio.open_connection(self._address, self._port)
         try:
-            request = f"GET {self._path} HTTP/1.0\r\nHost: {self._address}:{self._port}\r\nUser-Agent: minicloud\r\n\r\n"
+            host = f"{self._address}:{self._port}"
+            request = f"GET {self._path} HTTP/1.0\r\nHost: {host}\r\nUser-Agent: minicloud\r\n\r\n"
             writer.write(request.encode())
             line = await reader.readline()
             if not line:
@@ -101,7 +102,12 @@ class AliveProbe:
 
 
 def probe_of(
-    workload: Workload, address: str, ports: dict[str, int], log: Path, log_start: int, begun: Callable[[], bool]
+    workload: Workload,
+    address: str,
+    ports: dict[str, int],
+    log: Path,
+    log_start: int,
+    begun: Callable[[], bool],
 ) -> Probe:
     """The probe that ``workload`` asks for; ``begun`` tells whether its own code runs."""
     health = workload.health

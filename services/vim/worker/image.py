@@ -29,7 +29,7 @@ _INITRD: Final = "unikraft/bin/initrd"
 
 @dataclass(frozen=True, slots=True)
 class RootFilesystem:
-    """A container's files; ``config`` is the image's own (Cmd, Entrypoint, Env, User, WorkingDir, Volumes)."""
+    """A container's files; ``config`` is the image's own (Cmd, Entrypoint, Env, User, WorkingDir...)."""
 
     path: Path
     config: dict[str, Any] = field(default_factory=dict)

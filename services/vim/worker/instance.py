@@ -12,6 +12,7 @@ import signal
 import subprocess
 import time
 from contextlib import suppress
+from dataclasses import replace
 
 from services.vim.worker import shim
 from services.vim.worker.runtime import Place, Runtime, limit_of
@@ -24,7 +25,9 @@ _ADOPTION: float = 5.0  # seconds that a shim, once it holds the lock, may take 
 class Instance:
     """A run whose shim holds the workload's lock."""
 
-    def __init__(self, place: Place, runtime: Runtime, parent: Proc, own: subprocess.Popen[bytes] | None) -> None:
+    def __init__(
+        self, place: Place, runtime: Runtime, parent: Proc, own: subprocess.Popen[bytes] | None
+    ) -> None:
         self.place = place
         self.runtime = runtime
         self._shim = parent
@@ -126,7 +129,8 @@ async def tidy(place: Place, runtime: Runtime) -> Exit:
     found = runtime.outcome(place, code)
     if out_of_memory and not found.clean:
         limit = limit_of(place.workload)
-        return Exit(found.code, found.signal, True, "OOMKilled", f"it needed more than its {limit} B of memory")  # noqa: FBT003
+        message = f"it needed more than its {limit} B of memory"
+        return replace(found, oom=True, reason="OOMKilled", message=message)
     return found
 
 

@@ -89,7 +89,9 @@ def linux_line(env: dict[str, str], arguments: list[str]) -> str:
     console = "ttyAMA0" if platform.machine() == "aarch64" else "ttyS0"
     for key, value in env.items():
         if '"' in value:
-            raise CannotRun("InvalidEnvironment", f"{key}: a kernel's command line carries no quotes", lasting=True)
+            raise CannotRun(
+                "InvalidEnvironment", f"{key}: a kernel's command line carries no quotes", lasting=True
+            )
     pairs = [f'{key}="{value}"' if _needs_quotes(value) else f"{key}={value}" for key, value in env.items()]
     return _checked(" ".join([f"console={console}", "panic=-1", *pairs, *arguments]))
 
@@ -105,5 +107,7 @@ def _quoted(word: str) -> str:
 
 def _checked(line: str) -> str:
     if any(ord(character) < 32 or ord(character) == 127 for character in line):
-        raise CannotRun("InvalidEnvironment", "a kernel's command line carries no control characters", lasting=True)
+        raise CannotRun(
+            "InvalidEnvironment", "a kernel's command line carries no control characters", lasting=True
+        )
     return line

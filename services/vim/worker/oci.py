@@ -58,7 +58,7 @@ class Descriptor:
         """The descriptor in an index or manifest.
 
         Raises:
-            CannotRun: ``InvalidImage`` if it is none, or its digest is of an unknown kind.
+            CannotRun: ``ImageInvalid`` if it is none, or its digest is of an unknown kind.
         """
         try:
             found = cls(
@@ -123,7 +123,9 @@ class Layout:
             folder = Path(name)
         if not (folder / "oci-layout").is_file():
             raise CannotRun(
-                "ImageNotFound", f"{reference} is no OCI layout", expected="a folder with oci-layout and index.json"
+                "ImageNotFound",
+                f"{reference} is no OCI layout",
+                expected="a folder with oci-layout and index.json",
             )
         self.folder = folder
         self._tag = tag
@@ -134,7 +136,9 @@ class Layout:
         Raises:
             CannotRun: ``ImageNotFound`` naming the tags that there are.
         """
-        entries = [Descriptor.of(item) for item in document_in(self.folder / "index.json").get("manifests") or []]
+        entries = [
+            Descriptor.of(item) for item in document_in(self.folder / "index.json").get("manifests") or []
+        ]
         tagged = {entry.annotations[_TAG]: entry for entry in entries if _TAG in entry.annotations}
         if self._tag is not None:
             if self._tag in tagged:
@@ -169,7 +173,7 @@ async def resolve(root: Descriptor, blobs: Blobs, *, platform_os: str = "linux")
     """Follow indexes down to the image for this machine and ``platform_os``.
 
     Raises:
-        CannotRun: ``ImageNotFound``, ``ImageCorrupt``, ``InvalidImage`` or ``WrongArchitecture``.
+        CannotRun: ``ImageNotFound``, ``ImageCorrupt``, ``ImageInvalid`` or ``WrongArchitecture``.
     """
     descriptor = root
     for _ in range(4):
@@ -205,7 +209,9 @@ def choose(entries: list[Descriptor], platform_os: str = "linux") -> Descriptor:
     bare = [entry for entry in entries if not entry.platform]
     if len(bare) == 1:
         return bare[0]  # its configuration will be asked
-    offered = sorted({f"{entry.platform.get('os')}/{entry.platform.get('architecture')}" for entry in entries})
+    offered = sorted(
+        {f"{entry.platform.get('os')}/{entry.platform.get('architecture')}" for entry in entries}
+    )
     raise CannotRun(
         "WrongArchitecture",
         f"the image is for {', '.join(offered) or 'nothing'}",
@@ -233,7 +239,9 @@ def verify(file: Path, descriptor: Descriptor) -> None:
     """Raise ``ImageCorrupt`` unless the file has the descriptor's size and digest."""
     size = file.stat().st_size
     if size != descriptor.size:
-        raise CannotRun("ImageCorrupt", f"blob {descriptor.digest} has {size} B", expected=f"{descriptor.size} B")
+        raise CannotRun(
+            "ImageCorrupt", f"blob {descriptor.digest} has {size} B", expected=f"{descriptor.size} B"
+        )
     found = hashlib.new(descriptor.algorithm)
     with file.open("rb") as data:
         while chunk := data.read(_CHUNK):
@@ -250,7 +258,7 @@ def document_in(file: Path) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:
-        CannotRun: ``InvalidImage`` or ``ImageNotFound``.
+        CannotRun: ``ImageInvalid`` or ``ImageNotFound``.
     """
     try:
         if file.stat().st_size > _DOCUMENT_LIMIT:
@@ -267,4 +275,4 @@ def document_in(file: Path) -> dict[str, Any]:
 
 def invalid(message: str) -> CannotRun:
     """The error for an image that breaks the specification."""
-    return CannotRun("InvalidImage", message, lasting=True)
+    return CannotRun("ImageInvalid", message, lasting=True)

@@ -51,7 +51,9 @@ class Ports:
 
     def _check(self, number: int, name: str) -> None:
         if number in self._given:
-            raise CannotRun("PortInUse", f"port {name}: host port {number} belongs to workload {self._given[number]}")
+            raise CannotRun(
+                "PortInUse", f"port {name}: host port {number} belongs to workload {self._given[number]}"
+            )
         try:
             self._try(number)
         except PermissionError:
@@ -78,7 +80,9 @@ class Ports:
     def _try(self, number: int) -> int:
         family = socket.AF_INET6 if ":" in self._bind else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as trial:
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that linger do not count
+            trial.setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+            )  # connections that linger do not count
             trial.bind((self._bind, number))
             trial.listen(1)  # two may bind with SO_REUSEADDR; one may listen
             return int(trial.getsockname()[1])

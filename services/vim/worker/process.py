@@ -24,17 +24,23 @@ class ProcessRuntime:
     name = "process"
     engine: str | None = None
 
+    def unavailable(self) -> str | None:
+        """Every node runs processes."""
+        return None
+
     async def prepare(self, place: Place) -> Launch:
         """A working directory with the request's files, and the command if it can be found and read.
 
         Raises:
-            CannotRun: ``ImageNotFound``, ``DirectoryNotReadable``, ``RootNotAllowed``, ``NeedsRoot``.
+            CannotRun: ``CommandNotFound``, ``DirectoryNotReadable``, ``RootNotAllowed``, ``NeedsRoot``.
         """
         workload, image = place.workload, place.workload.image
         identity = identity_of(workload, place.settings)
         command = [str(word) for word in image.get("command") or []]
         if not command:
-            raise CannotRun("InvalidImage", "a process needs a command", lasting=True, expected="{command: [...]}")
+            raise CannotRun(
+                "ImageInvalid", "a process needs a command", lasting=True, expected="{command: [...]}"
+            )
         env = environment(place)
         directory = image.get("directory")
         work = place.folder.work
@@ -47,7 +53,9 @@ class ProcessRuntime:
             program = str(Path(directory or work) / command[0])
         if program is None or ("/" in command[0] and directory is not None and not Path(program).is_file()):
             raise CannotRun(
-                "ImageNotFound", f"there is no program {command[0]!r} on this node", expected="one that is in PATH"
+                "CommandNotFound",
+                f"there is no program {command[0]!r} on this node",
+                expected="one that is in PATH",
             )
         work.mkdir(mode=0o700, exist_ok=True)
         if identity.uid is not None and identity.gid is not None:
@@ -92,13 +100,13 @@ def _require_readable(directory: Path, identity: Identity) -> None:
     """Raise unless whoever runs the workload may enter the directory and read it."""
     who = f"uid {os.geteuid() if identity.uid is None else identity.uid}"
     if not directory.is_dir():
-        raise CannotRun("ImageNotFound", f"there is no directory {directory} on this node", lasting=True)
+        raise CannotRun("DirectoryNotFound", f"there is no directory {directory} on this node", lasting=True)
     for folder in [*reversed(directory.resolve().parents), directory]:
         needed = 0o5 if folder == directory else 0o1
         if not _allows(folder.stat(), identity, needed):
             raise CannotRun(
                 "DirectoryNotReadable",
-                f"{folder} may not be {'read' if needed & 4 else 'entered'} by {who}, which the workload runs as",
+                f"{folder} may not be {'read' if needed & 4 else 'entered'} by {who}, who runs the workload",
                 lasting=True,
                 expected="a directory that this user may read",
             )

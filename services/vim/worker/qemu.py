@@ -45,24 +45,30 @@ class QemuRuntime:
     Args:
         name: ``unikernel`` or ``vm``.
         images: where kernels come from.
+        program: QEMU for this machine, if it is not in the path.
     """
 
-    def __init__(self, name: str, images: ImageStore) -> None:
+    def __init__(self, name: str, images: ImageStore, program: str | None = None) -> None:
         self.name = name
         self._images = images
-        self._program = shutil.which(_PROGRAMS.get(platform.machine(), "qemu-system"))
+        self._program = program or shutil.which(_PROGRAMS.get(platform.machine(), "qemu-system"))
         self.engine: str | None = _version(self._program)
+
+    def unavailable(self) -> str | None:
+        """Needs QEMU for the node's own machine."""
+        return f"there is no QEMU for {platform.machine()} on this node" if self.engine is None else None
 
     async def prepare(self, place: Place) -> Launch:
         """The machine's folder: kernel and initial RAM disk under safe names, readable by its user only.
 
         Raises:
-            CannotRun: ``RuntimeUnavailable``, ``ImageNotFound``, ``KernelNotBootable`` and what else is wrong.
+            CannotRun: ``RuntimeUnavailable``, ``ImageNotFound``, ``KernelNotBootable`` and others.
         """
         if self._program is None or self.engine is None:
             raise CannotRun(
                 "RuntimeUnavailable",
-                f"there is no QEMU for {platform.machine()} on this node",
+                self.unavailable() or "",
+                lasting=True,
                 expected=_PROGRAMS.get(platform.machine(), "a machine that QEMU boots"),
             )
         identity = identity_of(place.workload, place.settings)
@@ -90,7 +96,7 @@ class QemuRuntime:
         if workload.files:
             if initrd and self.name == "unikernel":
                 raise CannotRun(
-                    "InvalidImage",
+                    "ImageInvalid",
                     "files and an initrd exclude each other in a unikernel",
                     lasting=True,
                     expected="the files inside of the initrd",
@@ -140,7 +146,7 @@ class QemuRuntime:
             return Exit(
                 code=code,
                 reason="AccelerationFailed",
-                message=f"KVM is of no use here ({complaint or f'QEMU ended with {code}'}); emulating instead",
+                message=f"KVM is of no use ({complaint or f'QEMU ended with {code}'}); emulating instead",
             )
         if complaint and "host forwarding rule" in complaint:
             return Exit(code=code, reason="PortInUse", message=complaint)
@@ -167,7 +173,9 @@ class QemuRuntime:
 
 def _machine(place: Place, machine: str) -> list[str]:
     workload = place.workload
-    memory = max(_LEAST_MEMORY, workload.memory // MIB if workload.memory else _DEFAULT_MEMORY[workload.runtime])
+    memory = max(
+        _LEAST_MEMORY, workload.memory // MIB if workload.memory else _DEFAULT_MEMORY[workload.runtime]
+    )
     processors = max(1, math.ceil(workload.cpu or 1)) if workload.runtime == "vm" else 1
     hardware = place.acceleration == "kvm"
     processor = "max"
@@ -187,14 +195,18 @@ def _machine(place: Place, machine: str) -> list[str]:
 
 def _console_and_control(place: Place) -> list[str]:
     return [
-        "-chardev", f"file,id=console,path={place.folder.console.name},append=on", "-serial", "chardev:console",
+        "-chardev", f"file,id=console,path={place.folder.console.name},append=on",
+        "-serial", "chardev:console",
         "-qmp", "unix:qmp.sock,server=on,wait=off",
     ]  # fmt: skip
 
 
 def _network(place: Place) -> list[str]:
     settings, workload = place.settings, place.workload
-    forwards = [f"hostfwd=tcp:{settings.bind}:{place.ports[port.name]}-{_GUEST}:{port.port}" for port in workload.ports]
+    forwards = [
+        f"hostfwd=tcp:{settings.bind}:{place.ports[port.name]}-{_GUEST}:{port.port}"
+        for port in workload.ports
+    ]
     user = ["user", "id=net", f"restrict={'off' if settings.outbound else 'on'}", "ipv6=off", *forwards]
     return [
         "-netdev", ",".join(user),
@@ -263,7 +275,9 @@ def _complaint(log: Path) -> str | None:
         lines = log.read_bytes()[-8192:].decode(errors="replace").splitlines()
     except OSError:
         return None
-    said = [line for line in lines if line.startswith("qemu-system-") or "qemu-system-" in line.partition(":")[0]]
+    said = [
+        line for line in lines if line.startswith("qemu-system-") or "qemu-system-" in line.partition(":")[0]
+    ]
     return said[-1].partition(":")[2].strip() if said else None
 
 
@@ -271,7 +285,9 @@ def _version(program: str | None) -> str | None:
     if program is None:
         return None
     try:
-        answer = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
+        answer = subprocess.run(
+            [program, "--version"], capture_output=True, text=True, timeout=10, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     words = answer.stdout.split()

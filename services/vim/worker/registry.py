@@ -46,12 +46,14 @@ class Reference:
         """The parts of ``host[:port]/name[:tag][@digest]``; there is no default host.
 
         Raises:
-            CannotRun: ``InvalidImage``.
+            CannotRun: ``ImageInvalid``.
         """
         match = _REFERENCE.fullmatch(text)
-        if match is None or ("." not in match["host"] and ":" not in match["host"] and match["host"] != "localhost"):
+        if match is None or (
+            "." not in match["host"] and ":" not in match["host"] and match["host"] != "localhost"
+        ):
             raise CannotRun(
-                "InvalidImage",
+                "ImageInvalid",
                 f"{text[:200]!r} does not name an image in a registry",
                 lasting=True,
                 expected="host[:port]/name[:tag|@sha256:...], such as registry.local:5000/hello:1",
@@ -67,7 +69,9 @@ class Registry:
         cache: the folder of blobs by digest.
     """
 
-    def __init__(self, reference: Reference, client: httpx.AsyncClient, cache: Path, plain: tuple[str, ...]) -> None:
+    def __init__(
+        self, reference: Reference, client: httpx.AsyncClient, cache: Path, plain: tuple[str, ...]
+    ) -> None:
         self._reference = reference
         self._client = client
         self._cache = cache
@@ -82,18 +86,24 @@ class Registry:
             CannotRun: ``ImageNotFound``, ``ImageForbidden``, ``RegistryUnavailable``, ``ImageCorrupt``.
         """
         wanted = self._reference.digest or self._reference.tag
-        response = await self._get(f"{self._base}/manifests/{wanted}", {"Accept": ", ".join(sorted(INDEXES | MANIFESTS))})
+        response = await self._get(
+            f"{self._base}/manifests/{wanted}", {"Accept": ", ".join(sorted(INDEXES | MANIFESTS))}
+        )
         try:
             content = b""
             async for chunk in response.aiter_bytes():
                 content += chunk
                 if len(content) > _MANIFEST_LIMIT:
-                    raise CannotRun("InvalidImage", f"the manifest is larger than {_MANIFEST_LIMIT} B", lasting=True)
+                    raise CannotRun(
+                        "ImageInvalid", f"the manifest is larger than {_MANIFEST_LIMIT} B", lasting=True
+                    )
         finally:
             await response.aclose()
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
         if self._reference.digest not in (None, digest):
-            raise CannotRun("ImageCorrupt", f"the manifest has digest {digest}", expected=self._reference.digest)
+            raise CannotRun(
+                "ImageCorrupt", f"the manifest has digest {digest}", expected=self._reference.digest
+            )
         kind = response.headers.get("Content-Type", "").partition(";")[0]
         descriptor = Descriptor(kind, digest, len(content), {}, {})
         self._keep(descriptor, content)
@@ -160,7 +170,9 @@ class Registry:
                 else:
                     raise self._refused(response.status_code)
         except httpx.HTTPError as error:
-            message = f"registry {self._reference.host} cannot be reached: {str(error) or type(error).__name__}"
+            message = (
+                f"registry {self._reference.host} cannot be reached: {str(error) or type(error).__name__}"
+            )
             raise CannotRun("RegistryUnavailable", message) from error
         raise CannotRun("RegistryUnavailable", f"registry {self._reference.host} redirects without end")
 
@@ -169,9 +181,13 @@ class Registry:
         fields = dict(_CHALLENGE.findall(rest))
         realm = fields.pop("realm", "")
         if kind.lower() != "bearer" or not realm:
-            raise CannotRun("ImageForbidden", f"registry {self._reference.host} asks for {kind or 'nothing'} credentials")
+            raise CannotRun(
+                "ImageForbidden", f"registry {self._reference.host} asks for {kind or 'nothing'} credentials"
+            )
         if urlsplit(realm).scheme != "https" and not _is_loopback(urlsplit(realm).netloc):
-            raise CannotRun("ImageForbidden", f"the registry's token service {realm[:200]} is not read without TLS")
+            raise CannotRun(
+                "ImageForbidden", f"the registry's token service {realm[:200]} is not read without TLS"
+            )
         parameters = {key: value for key, value in fields.items() if key in ("service", "scope")}
         response = await self._client.get(realm, params=parameters)
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -50,6 +51,9 @@ class Runtime(Protocol):
 
     name: str
     engine: str | None
+
+    def unavailable(self) -> str | None:
+        """Why this node cannot offer it; None if it can."""
 
     async def prepare(self, place: Place) -> Launch:
         """Everything up to the start: image, files, configuration.
@@ -103,11 +107,15 @@ def identity_of(workload: Workload, settings: EngineSettings) -> Identity:
             )
         if os.geteuid() != 0:
             raise CannotRun(
-                "NeedsRoot", f"user root is asked for and this worker runs as uid {os.geteuid()}", lasting=True
+                "NeedsRoot",
+                f"user root is asked for and this worker runs as uid {os.geteuid()}",
+                lasting=True,
             )
         return Identity()
     if workload.user is not None:
-        raise CannotRun("UnknownUser", f"user {workload.user!r} is not known", lasting=True, expected="root or none")
+        raise CannotRun(
+            "UnknownUser", f"user {workload.user!r} is not known", lasting=True, expected="root or none"
+        )
     return Identity(settings.uid, settings.gid) if os.geteuid() == 0 else Identity()
 
 
@@ -135,7 +143,7 @@ def environment(place: Place) -> dict[str, str]:
 
 
 def expand(words: list[str], env: dict[str, str]) -> list[str]:
-    """``$(NAME)`` in a command becomes the variable's value, ``$$(NAME)`` stays ``$(NAME)``; as in Kubernetes."""
+    """``$(NAME)`` becomes the variable's value, ``$$(NAME)`` stays ``$(NAME)``; as in Kubernetes."""
 
     def value(match: re.Match[str]) -> str:
         if match[1].startswith("$"):
@@ -178,10 +186,8 @@ def _descend(folder: int, name: str, identity: Identity) -> int:
 
 
 def _write_at(folder: int, name: str, content: str, mode: int, identity: Identity) -> None:
-    try:
+    with suppress(FileNotFoundError):
         os.unlink(name, dir_fd=folder)
-    except FileNotFoundError:
-        pass
     handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=folder)
     with os.fdopen(handle, "w") as output:
         output.write(content)

@@ -27,6 +27,8 @@ class EngineSettings:
         backoff_limit: seconds that the doubling ends at.
         settled: seconds of good running after which the backoff starts anew.
         outbound: whether unikernels and VMs may open connections to the outside.
+        runc: the program for containers; found in the path if not given.
+        qemu: the program for unikernels and VMs, likewise.
         plain_registries: hosts (``name:port``) that may be read without TLS, beside loopback.
     """
 
@@ -43,4 +45,6 @@ class EngineSettings:
     backoff_limit: float = 30.0
     settled: float = 10.0
     outbound: bool = True
+    runc: str | None = None
+    qemu: str | None = None
     plain_registries: tuple[str, ...] = ()

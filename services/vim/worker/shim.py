@@ -148,7 +148,7 @@ def start(launch: Launch, run: Path, lock: int, log: Path) -> subprocess.Popen[b
     ]  # fmt: skip
     try:
         with log.open("ab") as output:
-            return subprocess.Popen(  # noqa: S603 - starting programs is what a worker does
+            return subprocess.Popen(
                 command,
                 stdin=lock,
                 stdout=output,
@@ -195,7 +195,7 @@ def child_of(run: Path) -> Proc | None:
 
 
 def exit_of(run: Path) -> int | None:
-    """The shell's exit code of the workload (128 + signal for one that was killed); None while none is known."""
+    """The workload's exit code as a shell gives it (128 + signal if killed); None while none is known."""
     try:
         text = (run / "exit").read_text()
     except OSError:
@@ -207,18 +207,20 @@ def marked(instance: str) -> list[int]:
     """The pids whose environment carries this instance's marker."""
     wanted = f"{MARKER}={instance}".encode()
     found: list[int] = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
             with suppress(OSError):
-                if wanted in Path(f"/proc/{name}/environ").read_bytes().split(b"\0"):
-                    found.append(int(name))
+                if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
     return found
 
 
 def is_marked(process: Proc, instance: str) -> bool:
     """Whether ``process`` has become the workload: what prepares it does not carry the marker."""
     try:
-        return f"{MARKER}={instance}".encode() in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+        return f"{MARKER}={instance}".encode() in Path(f"/proc/{process.pid}/environ").read_bytes().split(
+            b"\0"
+        )
     except PermissionError:  # a program with rights of its own, which no shell of ours has
         return True
     except OSError:

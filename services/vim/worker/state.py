@@ -107,7 +107,7 @@ class Folder:
         return run
 
     def remove(self) -> None:
-        """Remove the folder with everything in it; the desire last, so that a kill leaves it to be finished."""
+        """Remove the folder; the desire last, so that after a kill the next worker finishes it."""
         shutil.rmtree(self.work, ignore_errors=True)
         for entry in sorted(self.path.iterdir(), key=lambda item: item.name == "spec.json"):
             if entry.is_dir() and not entry.is_symlink():

@@ -414,7 +414,10 @@ def _limits(workload: Workload, cgroups: Cgroups) -> dict[str, str]:
             words["memory"] = f"not enforced: {cgroups.reason}"
     else:
         memory = limit_of(workload) or 0
-        words = {"cpu": f"{cgroups.kind} {workload.cpu} cores", "memory": f"{cgroups.kind} {memory // MIB} MiB"}
+        words = {
+            "cpu": f"{cgroups.kind} {workload.cpu} cores",
+            "memory": f"{cgroups.kind} {memory // MIB} MiB",
+        }
     return {name: word for name, word in words.items() if getattr(workload, name) is not None}
 
 

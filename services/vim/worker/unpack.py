@@ -34,7 +34,7 @@ def unpack(layer: Path, root: Path) -> None:
     """Apply one layer onto ``root``, which only this caller writes to.
 
     Raises:
-        CannotRun: ``InvalidImage``; ``root`` is then to be thrown away.
+        CannotRun: ``ImageInvalid``; ``root`` is then to be thrown away.
     """
     try:
         with _plain(layer) as data, tarfile.open(fileobj=data, mode="r|") as tar:
@@ -49,7 +49,7 @@ def extract(layer: Path, wanted: dict[str, Path]) -> set[str]:
     """Copy the named regular files out of a layer; returns those that were there.
 
     Raises:
-        CannotRun: ``InvalidImage``.
+        CannotRun: ``ImageInvalid``.
     """
     found: set[str] = set()
     try:
@@ -72,7 +72,7 @@ def _plain(layer: Path) -> Iterator[IO[bytes]]:
         raw.seek(0)
         if magic == _ZSTD:
             raise CannotRun(
-                "InvalidImage", "a layer is compressed by zstd", lasting=True, expected="a tar, plain or gzip"
+                "ImageInvalid", "a layer is compressed by zstd", lasting=True, expected="a tar, plain or gzip"
             )
         if magic.startswith(_GZIP):
             with gzip.open(raw) as data:
@@ -125,7 +125,9 @@ def _folder(root: Path, parts: tuple[str, ...]) -> Iterator[int]:
             try:
                 below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=at)
             except OSError as error:
-                raise invalid(f"the path {'/'.join(parts)[:200]!r} goes through something that is no folder") from error
+                raise invalid(
+                    f"the path {'/'.join(parts)[:200]!r} goes through something that is no folder"
+                ) from error
             os.close(at)
             at = below
         yield at
@@ -133,7 +135,9 @@ def _folder(root: Path, parts: tuple[str, ...]) -> Iterator[int]:
         os.close(at)
 
 
-def _place(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: int, parts: tuple[str, ...], root: Path) -> None:
+def _place(
+    tar: tarfile.TarFile, member: tarfile.TarInfo, folder: int, parts: tuple[str, ...], root: Path
+) -> None:
     name = parts[-1]
     if member.isdir():
         if not _is_folder(folder, name):

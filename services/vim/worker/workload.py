@@ -23,7 +23,7 @@ RUNTIMES: Final = ("process", "container", "vm", "unikernel")
 MIB: Final = 1024 * 1024
 
 
-class CannotRun(MinicloudError):  # noqa: N818 - the words of the error tree carry no suffix
+class CannotRun(MinicloudError):
     """This node cannot start a workload as it was asked to.
 
     Attributes:
@@ -34,7 +34,9 @@ class CannotRun(MinicloudError):  # noqa: N818 - the words of the error tree car
     code: ClassVar[str] = "CannotRun"
     status: ClassVar[int] = 409
 
-    def __init__(self, reason: str, message: str, *, lasting: bool = False, expected: str | None = None) -> None:
+    def __init__(
+        self, reason: str, message: str, *, lasting: bool = False, expected: str | None = None
+    ) -> None:
         super().__init__(message, expected=expected)
         self.reason = reason
         self.lasting = lasting
@@ -126,7 +128,9 @@ class Workload:
                 )
         for file in self.files:
             if not _PATH.fullmatch(file.path) or {"..", "."} & set(file.path.split("/")):
-                raise CannotRun("InvalidFile", f"{file.path[:80]!r} leaves the workload's files", lasting=True)
+                raise CannotRun(
+                    "InvalidFile", f"{file.path[:80]!r} leaves the workload's files", lasting=True
+                )
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> Workload:
@@ -143,7 +147,9 @@ class Workload:
             values["health"] = _pick(Health, values["health"]) if values.get("health") else None
             return cls(**values)
         except (TypeError, KeyError) as error:
-            raise CannotRun("InvalidWorkload", f"the desired workload is incomplete: {error}", lasting=True) from error
+            raise CannotRun(
+                "InvalidWorkload", f"the desired workload is incomplete: {error}", lasting=True
+            ) from error
 
     def document(self) -> dict[str, Any]:
         """The record as JSON; :meth:`from_document` reads it back."""
