@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,6 +111,19 @@ def rootfs(busybox: Busybox, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("sh", "httpd", "id", "sleep", "cat", "ls", "env", "echo", "true", "touch", "kill", "grep", "ps", "hostname", "mount", "dd"):
         (root / "bin" / name).symlink_to("busybox")
     return root
+
+
+@pytest.fixture(scope="session")
+def guest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A kernel of one screen, built from ``guest.S``."""
+    out = tmp_path_factory.mktemp("guest") / "guest.elf"
+    command = ["gcc", "-m32", "-nostdlib", "-static", "-Wl,-Ttext=0x100000,--build-id=none,-N", "-o", str(out)]
+    built = subprocess.run(
+        [*command, str(Path(__file__).with_name("guest.S"))], capture_output=True, text=True, check=False
+    )
+    if built.returncode:
+        pytest.skip(f"gcc does not build for 32-bit x86: {built.stderr[:200]}")
+    return out
 
 
 def process(*command: str, **fields: Any) -> Workload:

@@ -22,19 +22,6 @@ def settings(qemu: Qemu) -> EngineSettings:
     return EngineSettings(stop_grace=3.0, backoff=0.02, qemu=str(qemu.obtain()))
 
 
-@pytest.fixture(scope="session")
-def guest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A kernel of one screen, built from ``guest.S``."""
-    out = tmp_path_factory.mktemp("guest") / "guest.elf"
-    command = ["gcc", "-m32", "-nostdlib", "-static", "-Wl,-Ttext=0x100000,--build-id=none,-N", "-o", str(out)]
-    built = subprocess.run(
-        [*command, str(Path(__file__).with_name("guest.S"))], capture_output=True, text=True, check=False
-    )
-    if built.returncode:
-        pytest.skip(f"gcc does not build for 32-bit x86: {built.stderr[:200]}")
-    return out
-
-
 def unikernel(kernel: Path, *arguments: str, **fields: Any) -> Workload:
     image = {"kernel": str(kernel), "arguments": list(arguments)}
     return workload("unikernel", image, memory=32 << 20, **fields)

@@ -8,6 +8,8 @@ next one takes them over.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -101,39 +103,44 @@ class Worker:
 
     async def follow(self, synced: asyncio.Event) -> None:
         """Read what is desired, then every change, for ever."""
-        subjects = self._bus.subjects
-        kinds: dict[str, type[EventData]] = {
-            subjects.desired(self._node): DesiredWorkload,
-            subjects.observed(self._node): ObservedWorkload,
-        }
         while True:
             try:
-                async with self._bus.watch(
-                    kinds, consumer=consumer_name("worker", self._node), keep_bad=True
-                ) as items:
-                    await self._take(items, synced)
+                # One after the other: the credential may use one consumer, on one kind of level at a time.
+                told = await self._told()
+                async with self._watch({self._bus.subjects.desired(self._node): DesiredWorkload}) as items:
+                    await self._take(items, told, synced)
             except TooOld as error:
                 log.warning("the levels were made anew; they are read again", error=str(error))
             except MinicloudError as error:  # a site that is still being set up has no stream yet
                 log.info("the levels cannot be read yet", error=str(error))
                 await asyncio.sleep(_RETRY)
 
-    async def _take(self, items: Any, synced: asyncio.Event) -> None:
-        present: dict[str, WatchItem[Any]] = {}
+    def _watch(self, kinds: dict[str, type[EventData]]) -> AbstractAsyncContextManager[AsyncIterator[Any]]:
+        return self._bus.watch(kinds, consumer=consumer_name("worker", self._node), keep_bad=True)
+
+    async def _told(self) -> dict[str, ObservedWorkload]:
+        """What the bus holds as observed here, by an earlier worker perhaps."""
         told: dict[str, ObservedWorkload] = {}
-        caught_up = False
+        async with self._watch({self._bus.subjects.observed(self._node): ObservedWorkload}) as items:
+            async for item in items:
+                if item.kind == "SYNC":
+                    break
+                if item.event is not None:
+                    told[name_in(item.subject, _WORKLOAD_AT)] = item.event.data
+        return told
+
+    async def _take(
+        self, items: AsyncIterator[Any], told: dict[str, ObservedWorkload], synced: asyncio.Event
+    ) -> None:
+        present: dict[str, WatchItem[Any]] = {}
         async for item in items:
             if item.kind == "SYNC":
-                caught_up = True
                 self._begin(present, told)
                 synced.set()
-            elif item.subject.split(".")[4:5] == ["observed"]:
-                if not caught_up and item.event is not None:
-                    told[name_in(item.subject, _WORKLOAD_AT)] = item.event.data
-            elif item.subject:
+            elif item.subject and item.kind == "ITEM":
                 present[name_in(item.subject, _WORKLOAD_AT)] = item
-                if caught_up:
-                    self._make_so(item)
+            elif item.subject:
+                self._make_so(item)
 
     def _begin(self, present: dict[str, WatchItem[Any]], told: dict[str, ObservedWorkload]) -> None:
         """Make the present state so: stop what nobody desires, correct what is told wrongly."""
@@ -271,12 +278,13 @@ async def serve(frame: Frame[WorkerSettings]) -> None:
         worker.tell_all()
         frame.bus.wire.on_reconnect(after_reconnect)
         synced = asyncio.Event()
-        frame.spawn(worker.follow(synced))
+        following = frame.spawn(worker.follow(synced))
         await frame.bus.serve("worker", "logs", LogsRequest, worker.logs, instance=settings.node)
         frame.spawn(worker.say_often())
         await _either(synced, frame.stopping)
         frame.say_ready()
         await frame.stopping.wait()
+        following.cancel()  # nothing is begun any more
         if settings.stop_workloads:
             await worker.stop_workloads()
         await worker.publisher.flushed(_FAREWELL)

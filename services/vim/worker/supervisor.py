@@ -144,7 +144,7 @@ class Supervisor:
         while True:
             try:
                 await self._carry_on()
-            except (CannotRun, OSError, RuntimeError, ValueError, KeyError) as error:
+            except Exception as error:  # one workload gone wrong must not end in silence
                 _logger.exception("workload %s: carrying on from its folder", self._folder.name)
                 self._say("degraded", getattr(error, "reason", "InternalError"), str(error))
                 await asyncio.sleep(pause)
