@@ -159,6 +159,7 @@ def _worker(subjects: Subjects, name: str) -> Permissions:
         publish=(
             subjects.observed(name),
             subjects.worker(name),
+            subjects.dead("worker"),  # a level that cannot be read must not stop the reading of others
             f"$JS.API.STREAM.INFO.{stream}",
             # The filter is part of the subject, so the consumer can see this node's workloads only.
             *(

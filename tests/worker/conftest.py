@@ -108,7 +108,24 @@ def rootfs(busybox: Busybox, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "bin").mkdir()
     (root / "etc").mkdir()
     shutil.copy(busybox.obtain(), root / "bin/busybox")
-    for name in ("sh", "httpd", "id", "sleep", "cat", "ls", "env", "echo", "true", "touch", "kill", "grep", "ps", "hostname", "mount", "dd"):
+    for name in (
+        "sh",
+        "httpd",
+        "id",
+        "sleep",
+        "cat",
+        "ls",
+        "env",
+        "echo",
+        "true",
+        "touch",
+        "kill",
+        "grep",
+        "ps",
+        "hostname",
+        "mount",
+        "dd",
+    ):
         (root / "bin" / name).symlink_to("busybox")
     return root
 
@@ -117,7 +134,15 @@ def rootfs(busybox: Busybox, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def guest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A kernel of one screen, built from ``guest.S``."""
     out = tmp_path_factory.mktemp("guest") / "guest.elf"
-    command = ["gcc", "-m32", "-nostdlib", "-static", "-Wl,-Ttext=0x100000,--build-id=none,-N", "-o", str(out)]
+    command = [
+        "gcc",
+        "-m32",
+        "-nostdlib",
+        "-static",
+        "-Wl,-Ttext=0x100000,--build-id=none,-N",
+        "-o",
+        str(out),
+    ]
     built = subprocess.run(
         [*command, str(Path(__file__).with_name("guest.S"))], capture_output=True, text=True, check=False
     )

@@ -7,7 +7,7 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 
@@ -19,7 +19,9 @@ class RegistryServer:
         self.strangers: list[str] = []
         self.corrupt = False
         index = json.loads((layout / "index.json").read_text())["manifests"]
-        tags = {entry.get("annotations", {}).get("org.opencontainers.image.ref.name"): entry for entry in index}
+        tags = {
+            entry.get("annotations", {}).get("org.opencontainers.image.ref.name"): entry for entry in index
+        }
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -46,9 +48,9 @@ class RegistryServer:
                         server.strangers.append(self.headers["Authorization"])
                     self.blob(url.path.rpartition("/")[2], "application/octet-stream")
                     return
-                scope = f"repository:{name}:pull"
-                if self.headers.get("Authorization") != f"Bearer may {[scope]}":
-                    challenge = f'Bearer realm="http://{server.host}/token",service="test",scope="{scope}"'
+                wanted = f"repository:{name}:pull"
+                if self.headers.get("Authorization") != f"Bearer may {[wanted]}":
+                    challenge = f'Bearer realm="http://{server.host}/token",service="test",scope="{wanted}"'
                     self.answer(401, WWW_Authenticate=challenge)
                     return
                 prefix = f"/v2/{name}/"
@@ -78,7 +80,7 @@ class RegistryServer:
         self.port = self._http.server_address[1]
         self.host = f"127.0.0.1:{self.port}"
 
-    def __enter__(self) -> "RegistryServer":
+    def __enter__(self) -> Self:
         threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
         return self
 

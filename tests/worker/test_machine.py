@@ -1,5 +1,7 @@
 """Unikernels and VMs under a real QEMU: command line, console, exit codes, ports, ends."""
 
+import asyncio
+import shutil
 import socket
 import subprocess
 from pathlib import Path
@@ -110,10 +112,12 @@ async def test_what_is_no_kernel_is_refused(room: Room, tmp_path: Path, content:
 
 def test_command_lines_carry_no_control_characters(guest: Path) -> None:
     assert machine_of(guest) == "x86_64"
-    for build in (lambda: unikernel_line("n", {"A": "x\ny"}, [], unpack_initrd=False),
-                  lambda: linux_line({}, ["a\tb"]), lambda: linux_line({"A": '"'}, [])):  # fmt: skip
-        with pytest.raises(CannotRun):
-            build()
+    with pytest.raises(CannotRun):
+        unikernel_line("n", {"A": "x\ny"}, [], unpack_initrd=False)
+    with pytest.raises(CannotRun):
+        linux_line({}, ["a\tb"])
+    with pytest.raises(CannotRun):
+        linux_line({"A": '"'}, [])
 
 
 async def test_a_vm_is_started_with_a_linux_command_line(room: Room, guest: Path) -> None:
@@ -126,8 +130,10 @@ async def test_a_vm_is_started_with_a_linux_command_line(room: Room, guest: Path
 
 @pytest.mark.skipif(not EXAMPLE.is_dir(), reason="the example unikernel is not in this checkout")
 async def test_the_example_serves(room: Room, tmp_path: Path) -> None:
-    subprocess.run(["cp", "-r", str(EXAMPLE), str(tmp_path / "hello")], check=True)
-    subprocess.run(["make", "-C", str(tmp_path / "hello")], check=True, capture_output=True)
+    shutil.copytree(EXAMPLE, tmp_path / "hello")
+    await asyncio.to_thread(
+        subprocess.run, ["make", "-C", str(tmp_path / "hello")], check=True, capture_output=True
+    )
     made = unikernel(
         tmp_path / "hello/hello.elf", ports=(Port("http", 8080),), env={"GREETING": "good morning"},
         health=Health(http="/"), files=(File("/x", "y"),),

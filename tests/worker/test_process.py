@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -11,7 +12,7 @@ import pytest
 
 from services.vim.worker.settings import EngineSettings
 from services.vim.worker.workload import CannotRun, File, Health, Port, Workload
-from tests.worker.conftest import Room, carrying, needs_root, process
+from tests.worker.conftest import Observed, Room, carrying, needs_root, process
 
 SERVE = (sys.executable, "-m", "http.server", "--bind", "$(HOST)", "$(PORT)")
 HTTP = Port("http", 8080)
@@ -71,10 +72,14 @@ async def test_its_end_is_told(
 async def test_a_crash_is_restarted_slower_each_time_and_counted(room: Room) -> None:
     room.engine.apply(process("sh", "-c", "exit 7", restart="always"))
     for count in (1, 2, 3):
-        again = await room.until(lambda seen, count=count: seen["restarts"] == count)
+        again = await room.until(partial(_restarted, count))
         assert again["reason"] == "ExitedWithError"
         assert again["exit"]["code"] == 7
         assert f"restart {count} in {0.02 * 2 ** (count - 1):g} s" in again["message"]
+
+
+def _restarted(count: int, seen: Observed) -> bool:
+    return bool(seen["restarts"] == count)
 
 
 async def test_a_new_generation_replaces_the_old_and_a_repeat_changes_nothing(room: Room) -> None:
@@ -106,7 +111,9 @@ async def test_removal_leaves_nothing(room: Room) -> None:
 
 
 async def test_one_that_ignores_sigterm_is_killed_after_the_grace(room: Room) -> None:
-    program = "import signal,time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(99)"
+    program = (
+        "import signal,time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(99)"
+    )
     await room.run(
         process("python3", "-c", program, health=Health(console="deaf"))
     )  # fmt: skip
@@ -158,7 +165,7 @@ async def test_a_failing_health_check_degrades_then_restarts(room: Room) -> None
 
 async def test_what_cannot_start_says_why(room: Room, tmp_path: Path) -> None:
     refused = await room.run(process("no-such-program-here"), "failed")
-    assert refused["reason"] == "ImageNotFound"
+    assert refused["reason"] == "CommandNotFound"
     assert "no-such-program-here" in refused["message"]
     await room.engine.remove("job-0")
     refused = await room.run(process("true", user="root"), "failed")

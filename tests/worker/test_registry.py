@@ -56,7 +56,9 @@ async def test_other_content_than_the_digest_is_refused(tmp_path: Path, layout: 
         assert not list((tmp_path / "store").glob("rootfs/*"))
 
 
-@pytest.mark.parametrize("name", ["hello", "hello:1", "team/hello:1", "reg.local/UPPER", "a.b/../x", "http://a.b/c"])
+@pytest.mark.parametrize(
+    "name", ["hello", "hello:1", "team/hello:1", "reg.local/UPPER", "a.b/../x", "http://a.b/c"]
+)
 def test_a_name_without_a_registry_is_refused(name: str) -> None:
     with pytest.raises(CannotRun) as refused:
         Reference.of(name)

@@ -37,7 +37,16 @@ class Site:
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def start(self, *options: str) -> None:
-        command = [sys.executable, "-m", "services.vim.worker", "--node", NODE, "--data", str(self.data), *options]
+        command = [
+            sys.executable,
+            "-m",
+            "services.vim.worker",
+            "--node",
+            NODE,
+            "--data",
+            str(self.data),
+            *options,
+        ]
         self.process = subprocess.Popen(command, env=self.environment)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
@@ -71,8 +80,9 @@ class Site:
 
     async def until_state(self, state: str, generation: int = 1) -> ObservedWorkload:
         found: ObservedWorkload = await self.until(
-            lambda level: isinstance(level, ObservedWorkload)
-            and (level.state, level.generation) == (state, generation)
+            lambda level: (
+                isinstance(level, ObservedWorkload) and (level.state, level.generation) == (state, generation)
+            )
         )
         return found
 
@@ -94,9 +104,7 @@ class Site:
 async def site(broker: Broker, credentials: Credentials, mc: str, tmp_path: Path) -> AsyncIterator[Site]:
     vim = credentials.add("service", "vim")
     mine = credentials.add("worker", NODE)
-    bus = await Bus.connect(
-        Endpoint(broker.url, vim.user, vim.password, inbox_prefix(vim.user)), mc, "vim"
-    )
+    bus = await Bus.connect(Endpoint(broker.url, vim.user, vim.password, inbox_prefix(vim.user)), mc, "vim")
     await bus.ensure_streams()
     environment = {
         **os.environ,

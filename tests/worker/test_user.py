@@ -1,7 +1,7 @@
 """A worker that is an ordinary user: what it can do, and the reasons for what it cannot."""
 
 import asyncio
-import concurrent.futures.thread  # what is imported late would not be found by the other user
+import concurrent.futures.thread  # noqa: F401 - what is imported late would not be found by the other user
 import json
 import multiprocessing
 import os
@@ -42,7 +42,7 @@ def as_user(data: Path, made: Workload, wanted: str, settings: EngineSettings) -
                 seen = await room.run(made, wanted)
                 logs = engine.logs("job-0")
                 await engine.remove("job-0")
-                left = os.listdir(data / "engine/workloads")
+                left = [path.name for path in (data / "engine/workloads").iterdir()]
             report.write_text(json.dumps({**seen, "logs": logs, "left": left, "kind": engine.cgroups.kind,
                                           "why": engine.cgroups.reason}))  # fmt: skip
 

@@ -24,6 +24,9 @@ def main() -> int:
     parser.add_argument(
         "--stop-workloads", action="store_const", const=True, help="stop workloads too when the worker stops"
     )
+    parser.add_argument(
+        "--allow-root", action="store_const", const=True, help="let workloads be root that ask for it"
+    )
     try:
         settings = WorkerSettings.load(**vars(parser.parse_args()))
     except MinicloudError as error:

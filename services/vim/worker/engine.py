@@ -24,6 +24,7 @@ from schemas.errors import NotFound
 from services.vim.worker.cgroup import Cgroups
 from services.vim.worker.container import ContainerRuntime
 from services.vim.worker.image import ImageStore
+from services.vim.worker.observed import Observed
 from services.vim.worker.ports import Ports
 from services.vim.worker.process import ProcessRuntime, reachable
 from services.vim.worker.qemu import QemuRuntime
@@ -31,7 +32,7 @@ from services.vim.worker.runtime import Runtime
 from services.vim.worker.settings import EngineSettings
 from services.vim.worker.shim import Identity
 from services.vim.worker.state import Folder
-from services.vim.worker.supervisor import Node, Observed, Supervisor
+from services.vim.worker.supervisor import Node, Supervisor
 from services.vim.worker.workload import CannotRun, Workload
 
 #: Terminal commands and control characters: a log is read in somebody's terminal.

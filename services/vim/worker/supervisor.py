@@ -15,18 +15,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from services.vim.worker.cgroup import Cgroups
 from services.vim.worker.health import probe_of
 from services.vim.worker.instance import Instance, tidy
+from services.vim.worker.observed import Observed, observed_document
 from services.vim.worker.ports import Ports
 from services.vim.worker.runtime import Place, Runtime, limit_of
 from services.vim.worker.settings import EngineSettings
 from services.vim.worker.state import Folder
-from services.vim.worker.workload import MIB, CannotRun, Exit, Health, Workload
-
-Observed = dict[str, Any]
+from services.vim.worker.workload import CannotRun, Exit, Health, Workload
 
 _logger = logging.getLogger(__name__)
 
@@ -107,34 +105,8 @@ class Supervisor:
         workload, record = self._shown, self._record
         if workload is None:
             return None
-        running = record.state in ("starting", "running", "degraded") and record.running is not None
         runtime = self._node.runtimes.get(workload.runtime)
-        return {
-            "workload": workload.workload,
-            "deployment": workload.deployment,
-            "generation": workload.generation,
-            "replica": workload.replica,
-            "state": record.state,
-            "reason": record.reason,
-            "message": record.message,
-            "runtime": workload.runtime,
-            "engine": runtime.engine if runtime else None,
-            "acceleration": record.acceleration if workload.runtime in ("vm", "unikernel") else None,
-            "reference": f"{workload.runtime}:{workload.workload}/{record.run}" if record.run else None,
-            "endpoints": [
-                {
-                    "name": name,
-                    "address": self._node.settings.bind,
-                    "port": number,
-                    "url": f"http://{self._node.settings.bind}:{number}",
-                }
-                for name, number in (record.ports if running else {}).items()
-            ],
-            "limits": _limits(workload, self._node.cgroups),
-            "restarts": record.restarts,
-            "exit": record.exit,
-            "started_at": record.started_at,
-        }
+        return observed_document(workload, record, runtime, self._node.settings.bind, self._node.cgroups)
 
     # The life.
 
@@ -404,21 +376,6 @@ class Supervisor:
     def _changed(self) -> None:
         if (observed := self.observed()) is not None:
             self._node.changed(observed)
-
-
-def _limits(workload: Workload, cgroups: Cgroups) -> dict[str, str]:
-    """What enforces each limit, in words."""
-    if cgroups.kind == "none":
-        words = {"cpu": f"not enforced: {cgroups.reason}", "memory": "address space (RLIMIT_AS)"}
-        if workload.runtime != "process":
-            words["memory"] = f"not enforced: {cgroups.reason}"
-    else:
-        memory = limit_of(workload) or 0
-        words = {
-            "cpu": f"{cgroups.kind} {workload.cpu} cores",
-            "memory": f"{cgroups.kind} {memory // MIB} MiB",
-        }
-    return {name: word for name, word in words.items() if getattr(workload, name) is not None}
 
 
 def _how(outcome: Exit) -> str:
