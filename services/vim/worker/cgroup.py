@@ -219,7 +219,8 @@ class GroupV2:
         base.mkdir(parents=True, exist_ok=True)
         available = set((base / "cgroup.controllers").read_text().split())
         wanted = [f"+{name}" for name in ("cpu", "memory", "pids") if name in available]
-        _write(base / "cgroup.subtree_control", " ".join(wanted))
+        if wanted:
+            _write(base / "cgroup.subtree_control", " ".join(wanted))
         self._folder.mkdir(exist_ok=True)
         for name, value in {
             "cpu.max": f"{_quota(cpu) if cpu else 'max'} {_PERIOD}",
