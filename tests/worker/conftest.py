@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +82,7 @@ def leftovers(data: Path) -> list[str]:
     name = Engine(data).name  # told from the folder alone
     found = [line for line in Path("/proc/mounts").read_text().splitlines() if str(data) in line]
     found += [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/minicloud-{name}")]
+    found += [str(path) for path in Path(tempfile.gettempdir()).glob(f"minicloud-{name}")]
     found += [f"pid {pid}" for pid in carrying(f"{MARKER}={name}/", prefix=True)]
     return found
 
