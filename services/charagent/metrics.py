@@ -104,7 +104,7 @@ class Sampler:
                 found.append(number(zone / "temp"))
         for chip in children(self._root / "sys/class/hwmon") if not found else []:
             if (text(chip / "name") or "").lower().startswith(_PROCESSOR_SENSORS):
-                found += [number(sensor) for sensor in children(chip) if sensor.name.endswith("_input")]
+                found += [number(sensor) for sensor in children(chip) if sensor.match("temp*_input")]
         known = [value for value in found if value is not None and -40_000 < value < 150_000]
         if known:
             values["temperature"] = round(max(known) / 1000, 1)

@@ -1,7 +1,7 @@
 """Settings of the agent: the command line, then the environment, then a TOML file, then defaults.
 
 ``MINICLOUD_<NAME>`` in the environment and ``<name> = ...`` in the file that ``--config`` names mean the
-same as ``--<name>``; ``region`` and ``labels`` are tables in the file and ``key=value,...`` elsewhere.
+same as ``--<name>`` (the broker is ``mqtt`` there); ``region`` and ``labels`` are tables in the file and ``key=value,...`` elsewhere.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Settings(NamedTuple):
         interval: seconds between two samples of the metrics.
         compare: seconds between two looks at whether the node has changed.
         data: the agent's own folder: the spool, and an id where the machine has none.
-        spool: bytes that may be kept while the broker is away; 0 keeps nothing.
+        spool: bytes of disk that may be used while the broker is away.
         software: names of programs to look for; None is the list of ``software.py``.
         once: print the characterization and end.
         log_level: of the standard library's names.
@@ -87,14 +87,13 @@ def load(arguments: Sequence[str], environment: Mapping[str, str] | None = None)
     given = {name: value for name, value in vars(_parser().parse_args(arguments)).items() if value is not None}
     file = _file(given.pop("config", None) or environment.get("MINICLOUD_CONFIG"))
 
-    def setting(name: str, default: Any = None, variable: str | None = None) -> Any:
+    def setting(name: str, default: Any = None) -> Any:
         if name in given:
             return given[name]
-        return environment.get(f"MINICLOUD_{(variable or name).upper()}", file.get(name, default))
+        return environment.get(f"MINICLOUD_{name.upper()}", file.get(name, default))
 
-    # The other services call their NATS address `broker`; ours is the MQTT side of the same broker.
     node = _token("node", setting("node", _host_name()))
-    broker = str(setting("broker", file.get("mqtt", "mqtt://127.0.0.1:1883"), variable="mqtt"))
+    broker = str(setting("mqtt", "mqtt://127.0.0.1:1883"))
     parts = urlsplit(broker)
     if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
         raise SettingError(f"broker is {broker!r}: it should look like mqtt://host:1883 or mqtts://host:8883")
@@ -108,10 +107,10 @@ def load(arguments: Sequence[str], environment: Mapping[str, str] | None = None)
         region=_pairs("region", setting("region", {})),
         rack=setting("rack"),
         labels=_pairs("labels", setting("labels", {})),
-        interval=_positive("interval", setting("interval", 5.0)),
-        compare=_positive("compare", setting("compare", 30.0)),
+        interval=_at_least("interval", setting("interval", 5.0), 0.05),
+        compare=_at_least("compare", setting("compare", 30.0), 0.05),
         data=Path(setting("data", Path.home() / ".local/state/minicloud/agent")).absolute(),
-        spool=int(_positive("spool", setting("spool", 8 * 1024 * 1024), or_zero=True)),
+        spool=int(_at_least("spool", setting("spool", 8 * 1024 * 1024), 65536)),
         software=_names(setting("software")),
         once=bool(given.get("once", False)),
         log_level=str(setting("log_level", "info")).upper(),
@@ -128,7 +127,8 @@ def _parser() -> argparse.ArgumentParser:
     option = parser.add_argument
     option("--minicloud", help="token of the minicloud (home)")
     option("--node", help="token of this node (the host's name)")
-    option("--broker", help="mqtt://host:port, or mqtts:// for TLS")
+    # In the environment and the file, `broker` is the NATS side, which the other services use.
+    option("--broker", dest="mqtt", help="mqtt://host:port, or mqtts:// for TLS")
     option("--user", help="user name on the broker (agent.<node>)")
     option("--password-file", dest="password_file", help="file with its password")
     option("--ca", help="PEM file of who signed the broker's certificate")
@@ -196,11 +196,11 @@ def _names(value: Any) -> list[str] | None:
     return [name.strip() for name in str(value).split(",") if name.strip()]
 
 
-def _positive(name: str, value: Any, *, or_zero: bool = False) -> float:
+def _at_least(name: str, value: Any, least: float) -> float:
     try:
         figure = float(value)
     except ValueError:
-        figure = -1.0
-    if figure < 0 or (figure == 0 and not or_zero):
-        raise SettingError(f"{name} is {value!r}: it should be a number greater than zero")
+        figure = float("nan")
+    if not figure >= least:  # NaN is refused too
+        raise SettingError(f"{name} is {value!r}: it should be a number, {least:g} or more")
     return figure
