@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -19,10 +20,8 @@ def import_paho(*, tls: bool) -> Any:
     """The module ``paho.mqtt.client``."""
     if not tls and "paho.mqtt.client" not in sys.modules:
         with _stand_ins():
-            import paho.mqtt.client  # noqa: PLC0415 - the whole point
-    import paho.mqtt.client as paho  # noqa: PLC0415
-
-    return paho
+            return import_module("paho.mqtt.client")
+    return import_module("paho.mqtt.client")
 
 
 @contextmanager
@@ -37,14 +36,14 @@ def _stand_ins() -> Iterator[None]:
     placed = {name: module for name, module in placed.items() if name not in sys.modules}
     sys.modules.update(placed)  # type: ignore[arg-type]
     if "urllib.request" in placed:
-        urllib.request = placed["urllib.request"]  # type: ignore[attr-defined,assignment]
+        setattr(urllib, "request", placed["urllib.request"])  # noqa: B010 - as an import would bind it
     try:
         yield
     finally:
         for name in placed:
             del sys.modules[name]
         if "urllib.request" in placed:
-            del urllib.request
+            delattr(urllib, "request")
 
 
 class _Ssl(ModuleType):

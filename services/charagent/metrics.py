@@ -101,7 +101,7 @@ class Sampler:
         found = []
         for zone in children(self._root / "sys/class/thermal"):
             if (text(zone / "type") or "").lower().startswith(_PROCESSOR_SENSORS):
-                found.append(number(zone / "temp"))
+                found += [number(zone / "temp")]
         for chip in children(self._root / "sys/class/hwmon") if not found else []:
             if (text(chip / "name") or "").lower().startswith(_PROCESSOR_SENSORS):
                 found += [number(sensor) for sensor in children(chip) if sensor.match("temp*_input")]

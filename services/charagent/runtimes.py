@@ -32,8 +32,8 @@ def read(root: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
     runs, reason = kvm.available()
     if not runs:
         silent["runtimes.kvm"] = reason
-    for name in ("vm", "unikernel"):
-        found.append(_runtime(name, f"qemu {version}", "kvm" if runs else "tcg"))
+    acceleration = "kvm" if runs else "tcg"
+    found += [_runtime(name, f"qemu {version}", acceleration) for name in ("vm", "unikernel")]
     return found, silent
 
 

@@ -1,7 +1,8 @@
 """Settings of the agent: the command line, then the environment, then a TOML file, then defaults.
 
 ``MINICLOUD_<NAME>`` in the environment and ``<name> = ...`` in the file that ``--config`` names mean the
-same as ``--<name>`` (the broker is ``mqtt`` there); ``region`` and ``labels`` are tables in the file and ``key=value,...`` elsewhere.
+same as ``--<name>`` (the broker is ``mqtt`` there); ``region`` and ``labels`` are tables in the file and
+``key=value,...`` elsewhere.
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ def load(arguments: Sequence[str], environment: Mapping[str, str] | None = None)
         SystemExit: ``--help``, or an option that does not exist.
     """
     environment = os.environ if environment is None else environment
-    given = {name: value for name, value in vars(_parser().parse_args(arguments)).items() if value is not None}
+    options = vars(_parser().parse_args(arguments))
+    given = {name: value for name, value in options.items() if value is not None}
     file = _file(given.pop("config", None) or environment.get("MINICLOUD_CONFIG"))
 
     def setting(name: str, default: Any = None) -> Any:

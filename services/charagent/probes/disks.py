@@ -11,6 +11,7 @@ from services.charagent.probes.silent import Silent, children, number, text
 
 _NETWORK: Final = ("nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "fuse.sshfs", "9p", "virtiofs")
 _READ_ONLY_IMAGES: Final = ("squashfs", "erofs", "iso9660", "udf", "cramfs")
+_NO_DISKS: Final = ("/dev/loop", "/dev/ram", "/dev/zram")
 _ESCAPE: Final = re.compile(r"\\([0-7]{3})")
 
 
@@ -91,7 +92,7 @@ def _parse(line: str) -> Mount | None:
 def _is_disk(mount: Mount) -> bool:
     if mount.filesystem in _NETWORK:
         return True
-    if mount.filesystem in _READ_ONLY_IMAGES or mount.source.startswith(("/dev/loop", "/dev/ram", "/dev/zram")):
+    if mount.filesystem in _READ_ONLY_IMAGES or mount.source.startswith(_NO_DISKS):
         return False
     whole = mount.root == "/" or mount.filesystem == "btrfs"  # a subvolume is no bind mount
     return whole and (mount.source.startswith("/dev/") or mount.filesystem == "zfs")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 
-class Silent(Exception):  # noqa: N818 - no fault: a machine without a battery is a fine machine
+class Silent(Exception):  # no fault: a machine without a battery is a fine machine
     """A probe has no answer; the message says why, for whoever reads the characterization."""
 
 
