@@ -16,6 +16,14 @@ from types import ModuleType
 from typing import Any
 
 
+def import_hashlib() -> Any:
+    """The module ``hashlib``, without OpenSSL unless it is loaded already."""
+    if "hashlib" not in sys.modules:
+        with _stand_ins():
+            return import_module("hashlib")
+    return import_module("hashlib")
+
+
 def import_paho(*, tls: bool) -> Any:
     """The module ``paho.mqtt.client``."""
     if not tls and "paho.mqtt.client" not in sys.modules:

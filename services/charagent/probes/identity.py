@@ -5,11 +5,11 @@ The raw machine id is confidential (machine-id(5)), so what leaves the node is a
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Final
 
+from services.charagent.lean import import_hashlib
 from services.charagent.probes.silent import text
 
 _SOURCES: Final = (
@@ -42,4 +42,5 @@ def read(root: Path, data: Path) -> str:
 
 
 def _hashed(raw: str) -> str:
-    return hashlib.blake2b(b"minicloud node", key=raw.encode()[:64], digest_size=16).hexdigest()
+    blake2b = import_hashlib().blake2b
+    return str(blake2b(b"minicloud node", key=raw.encode()[:64], digest_size=16).hexdigest())
