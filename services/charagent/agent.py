@@ -59,6 +59,7 @@ class Agent:
         self._connection: Connection | None = None
         self._known: dict[str, Any] = {}
         self._announced = False
+        self._returned = False
         self._trusted_at = 0.0
         self._failures = 0
         self._told = ""
@@ -76,6 +77,7 @@ class Agent:
         try:
             with self._may_be_interrupted():
                 self._known = characterize(self.settings)
+            self._characterized()  # before the first metrics, whenever the broker comes
             self._rounds()
         except _Stop:
             pass
@@ -134,7 +136,9 @@ class Agent:
                 self._trusted_at, self._told = time.monotonic(), ""
                 waiting = len(self._spool)
                 log.info("connected to %s; %d events wait in the spool", self.settings.broker, waiting)
-                self._characterized()
+                if self._returned or self._spool.dropped:
+                    self._characterized()  # who was away together with the broker learns it anew
+                self._returned = True
             self._take_acknowledgements(connection)
             self._send(connection)
         while connection.heard:
