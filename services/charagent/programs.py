@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Sequence
 from typing import Final
@@ -32,17 +33,24 @@ def output(command: Sequence[str], timeout: float = TIMEOUT) -> str | None:
     if program is None:
         return None
     try:
-        done = subprocess.run(
+        child = subprocess.Popen(
             [program, *command[1:]],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=timeout,
-            check=False,
+            start_new_session=True,  # so that what a wrapper script started ends with it
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except OSError:
         return None
-    return done.stdout.decode(errors="replace") if done.returncode == 0 else None
+    with child:
+        try:
+            said, _ = child.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            if child.returncode is None:
+                os.killpg(child.pid, signal.SIGKILL)
+    return said.decode(errors="replace") if child.returncode == 0 else None
 
 
 def version(command: Sequence[str]) -> str | None:
