@@ -28,6 +28,8 @@ from services.charagent import event
 
 CONNECTING: Final = 32  # connections in the making at a time
 KEEPALIVE: Final = 30  # seconds
+FIRST_REPEAT: Final = 4.0  # seconds from the connection to the first repeat; doubled each time
+LONGEST_REPEAT: Final = 300.0
 TICK: Final = 0.05  # seconds between two bundles of metrics
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
 _TRUST_WITHIN: Final = 20.0
@@ -196,7 +198,9 @@ class _Node:
         self._session = os.urandom(8).hex()
         self._model, self._what = machine(rng, index, fleet.minicloud, name)
         self._walk = Walk(rng, self._model, self._what, interval)
+        self._word = self._envelope(event.CHARACTERIZED, self._what)
         self._online = False
+        self._repeat_at = self._repeat_after = 0.0
         self._since = event.now()
         self._gone = asyncio.Event()
         self._welcome: asyncio.Future[None] | None = None
@@ -264,6 +268,8 @@ class _Node:
         """Publish one sample; how many events that were."""
         if not self._online:
             return 0
+        if self._fleet.loop.time() >= self._repeat_at:
+            self._introduce()
         data = {"node": self._name, "interval": self._interval, "values": self._walk.step()}
         return self._say(event.MEASURED, self._envelope(event.MEASURED, data), 0)
 
@@ -302,10 +308,17 @@ class _Node:
                 self.drop()
                 raise Unavailable(f"no MQTT broker at {fleet.host}:{fleet.port}: {error}") from None
         self._since = event.now()
-        self._say(event.PRESENCE, self._presence("online", "started"), 1)
-        self._say(event.CHARACTERIZED, self._envelope(event.CHARACTERIZED, self._what), 1)
+        self._repeat_after = FIRST_REPEAT
+        self._introduce()
         self._online = True
         fleet.came_online()
+
+    def _introduce(self) -> None:
+        """Say that the node is there and what it is; again later, ever more rarely, as real agents do."""
+        self._say(event.PRESENCE, self._presence("online", "started"), 1)
+        self._say(event.CHARACTERIZED, self._word, 1)
+        self._repeat_at = self._fleet.loop.time() + self._repeat_after
+        self._repeat_after = min(LONGEST_REPEAT, 2 * self._repeat_after)
 
     def _say(self, kind: str, payload: bytes, qos: int) -> int:
         return int(

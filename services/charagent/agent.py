@@ -31,6 +31,7 @@ log = logging.getLogger("charagent")
 WINDOW: Final = 64  # unacknowledged events on the way
 FIRST_DELAY: Final = 0.5  # seconds before the second attempt to connect; doubled each time
 LONGEST_DELAY: Final = 30.0
+FIRST_REPEAT: Final = 4.0  # seconds from the connection to the first repeat; doubled each time
 STEADY: Final = 10.0  # seconds that a connection must last so that the delays start anew
 _LONGEST_WAIT: Final = 1.0  # seconds; keepalives are looked after in between
 
@@ -58,6 +59,9 @@ class Agent:
         self._done: set[int] = set()
         self._connection: Connection | None = None
         self._known: dict[str, Any] = {}
+        self._word: tuple[str, bytes] = ("", b"")  # the last characterization as it was sent
+        self._repeat_at = 0.0
+        self._repeat_after = 0.0
         self._announced = False
         self._returned = False
         self._trusted_at = 0.0
@@ -106,8 +110,9 @@ class Agent:
                     self._connection = None
             if now >= next_sample:
                 self._measure(sampler)
-                # A suspended laptop does not make up for the samples that it slept through.
-                next_sample = max(next_sample + self.settings.interval, now)
+                next_sample += self.settings.interval
+                if next_sample <= now:  # a suspended laptop does not make up for what it slept through
+                    next_sample = now + self.settings.interval
             if now >= next_look:
                 self._look()
                 next_look = now + self.settings.compare
@@ -137,8 +142,12 @@ class Agent:
                 waiting = len(self._spool)
                 log.info("connected to %s; %d events wait in the spool", self.settings.broker, waiting)
                 if self._returned or self._spool.dropped:
-                    self._characterized()  # who was away together with the broker learns it anew
+                    self._spool.append(*self._word)  # who was away together with the broker learns it anew
                 self._returned = True
+                self._repeat_after = min(FIRST_REPEAT, self.settings.renew)
+                self._repeat_at = self._trusted_at + self._repeat_after
+            elif time.monotonic() >= self._repeat_at:
+                self._repeat(connection)
             self._take_acknowledgements(connection)
             self._send(connection)
         while connection.heard:
@@ -202,7 +211,20 @@ class Agent:
             self._characterized()
 
     def _characterized(self) -> None:
-        self._spool.append(*self._event(event.CHARACTERIZED, self._known))
+        self._word = self._event(event.CHARACTERIZED, self._known)
+        self._spool.append(*self._word)
+
+    def _repeat(self, connection: Connection) -> None:
+        """Say again what the node is and that it is there, ever more rarely.
+
+        An acknowledgement means that the broker has it, not that anybody keeps it: a minicloud that has
+        just started may not have made its streams yet. The event's id is the same, so a repeat is known
+        as one.
+        """
+        self._spool.append(*self._word)
+        connection.announce()
+        self._repeat_after = min(2 * self._repeat_after, self.settings.renew)
+        self._repeat_at = time.monotonic() + self._repeat_after
 
     def _event(self, kind: str, data: dict[str, Any]) -> tuple[str, bytes]:
         minicloud, node = self.settings.minicloud, self.settings.node

@@ -37,6 +37,7 @@ class Settings(NamedTuple):
         labels: whatever its owner says about it.
         interval: seconds between two samples of the metrics.
         compare: seconds between two looks at whether the node has changed.
+        renew: longest time between two repeats of what the node is, in seconds.
         data: the agent's own folder: the spool, and an id where the machine has none.
         spool: bytes of disk that may be used while the broker is away.
         software: names of programs to look for; None is the list of ``software.py``.
@@ -55,6 +56,7 @@ class Settings(NamedTuple):
     labels: dict[str, str]
     interval: float
     compare: float
+    renew: float
     data: Path
     spool: int
     software: list[str] | None
@@ -111,6 +113,7 @@ def load(arguments: Sequence[str], environment: Mapping[str, str] | None = None)
         labels=_pairs("labels", setting("labels", {})),
         interval=_at_least("interval", setting("interval", 5.0), 0.05),
         compare=_at_least("compare", setting("compare", 30.0), 0.05),
+        renew=_at_least("renew", setting("renew", 300.0), 0.05),
         data=Path(setting("data", Path.home() / ".local/state/minicloud/agent")).absolute(),
         spool=int(_at_least("spool", setting("spool", 8 * 1024 * 1024), 65536)),
         software=_names(setting("software")),
@@ -139,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     option("--label", dest="labels", action="append", metavar="KEY=VALUE", help="may be repeated")
     option("--interval", help="seconds between samples (5)")
     option("--compare", help="seconds between looks at whether the node changed (30)")
+    option("--renew", help="seconds between repeats of what the node is, at most (300)")
     option("--data", help="the agent's own folder")
     option("--spool", help="bytes kept on disk while the broker is away (8388608)")
     option("--software", help="programs to look for: python3,docker,...")

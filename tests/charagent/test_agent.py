@@ -46,6 +46,15 @@ async def test_says_that_it_is_there_what_it_is_and_how_it_does(
     assert agent.stop() == 0
 
 
+async def test_repeats_itself_for_whoever_was_not_there_yet(
+    ear: Ear, start_agent: Start, broker: Broker, mc: str, credential: Credential
+) -> None:
+    start_agent(broker, mc, credential, "--renew", "0.2")
+    await ear.until(lambda: len(ear.of("characterized")) >= 3)
+    assert len({event["id"] for event in ear.of("characterized")}) == 1  # one fact, one id
+    assert set(ear.states()) == {"online"}
+
+
 async def test_says_goodbye_on_sigterm(
     ear: Ear, start_agent: Start, broker: Broker, mc: str, credential: Credential
 ) -> None:
