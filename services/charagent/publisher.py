@@ -19,7 +19,7 @@ from collections import deque
 from typing import Any, Final, NamedTuple
 
 from services.charagent import event, lean
-from services.charagent.settings import Settings
+from services.charagent.settings import SettingError, Settings
 
 log = logging.getLogger("charagent.publisher")
 
@@ -73,7 +73,6 @@ class Connection:
         )
         client.connect_timeout = _CONNECT_TIMEOUT
         client.max_inflight_messages_set(1000)  # the agent's own window is smaller
-        client.username_pw_set(settings.user, settings.password)
         if settings.tls:
             client.tls_set(ca_certs=settings.ca)
         client.will_set(self._topic, self._presence("offline", "connection lost"), qos=1)
@@ -86,7 +85,10 @@ class Connection:
     def open(self) -> None:
         """Connect; waits for TCP, at most 5 s. What follows happens in :meth:`turn`."""
         try:
+            self._client.username_pw_set(self._settings.user, self._settings.secret())
             self._client.connect(self._settings.host, self._settings.port, keepalive=KEEPALIVE)
+        except SettingError as error:
+            self._close(str(error))
         except (OSError, ValueError) as error:
             self._close(f"no MQTT broker answers at {self._settings.broker}: {error}")
 

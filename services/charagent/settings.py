@@ -30,7 +30,8 @@ class Settings(NamedTuple):
         node: token of this node.
         broker: ``mqtt://host:port`` or ``mqtts://host:port``.
         user: user name on the broker; ``agent.<node>`` unless told otherwise.
-        password: its secret.
+        password: its secret, or "" where a file holds it.
+        password_file: the file; read at every connection, so that a rotated secret needs no restart.
         ca: PEM file of who signed the broker's certificate; None is the system's.
         region: where the node is, such as ``{"country": "GR", "city": "Athens"}``.
         rack: what fails together with it.
@@ -50,6 +51,7 @@ class Settings(NamedTuple):
     broker: str
     user: str
     password: str
+    password_file: Path | None
     ca: str | None
     region: dict[str, str]
     rack: str | None
@@ -62,6 +64,19 @@ class Settings(NamedTuple):
     software: list[str] | None
     once: bool
     log_level: str
+
+    def secret(self) -> str:
+        """The password as it is now.
+
+        Raises:
+            SettingError: its file cannot be read.
+        """
+        if self.password or self.password_file is None:
+            return self.password
+        try:
+            return self.password_file.read_text().strip()
+        except OSError as error:
+            raise SettingError(f"password_file cannot be read: {error}") from None
 
     @property
     def host(self) -> str:
@@ -101,12 +116,13 @@ def load(arguments: Sequence[str], environment: Mapping[str, str] | None = None)
     parts = urlsplit(broker)
     if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
         raise SettingError(f"broker is {broker!r}: it should look like mqtt://host:1883 or mqtts://host:8883")
-    return Settings(
+    settings = Settings(
         minicloud=_token("minicloud", setting("minicloud", "home")),
         node=node,
         broker=broker,
         user=str(setting("user", f"agent.{node}")),
-        password=_password(setting("password", ""), setting("password_file")),
+        password=str(setting("password", "")),
+        password_file=Path(setting("password_file")) if setting("password_file") else None,
         ca=setting("ca"),
         region=_pairs("region", setting("region", {})),
         rack=setting("rack"),
@@ -120,6 +136,8 @@ def load(arguments: Sequence[str], environment: Mapping[str, str] | None = None)
         once=bool(given.get("once", False)),
         log_level=str(setting("log_level", "info")).upper(),
     )
+    settings.secret()  # a file that is not there is told at the start
+    return settings
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -171,15 +189,6 @@ def _token(name: str, value: Any) -> str:
 
 def _host_name() -> str:
     return socket.gethostname().split(".")[0]
-
-
-def _password(said: str, file: str | None) -> str:
-    if said or not file:
-        return said
-    try:
-        return Path(file).read_text().strip()
-    except OSError as error:
-        raise SettingError(f"password_file cannot be read: {error}") from None
 
 
 def _pairs(name: str, value: Any) -> dict[str, str]:

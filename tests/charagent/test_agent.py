@@ -150,6 +150,16 @@ async def test_notices_a_credential_that_is_refused(
     assert agent.stop() == 0
 
 
+async def test_takes_a_rotated_secret_without_a_restart(
+    ear: Ear, start_agent: Start, broker: Broker, mc: str, credential: Credential, credentials: Credentials
+) -> None:
+    agent = start_agent(broker, mc, credential)
+    await ear.until(lambda: ear.of("measured"))
+    changed = credentials.rotate("agent", "pi-3")
+    Path(agent.command[agent.command.index("--password-file") + 1]).write_text(changed.password)
+    await ear.until(lambda: ear.states() == ["online", "offline", "online"])
+
+
 async def test_hears_that_another_agent_has_its_name(
     ear: Ear, start_agent: Start, broker: Broker, mc: str, credential: Credential, tmp_path: Path
 ) -> None:
