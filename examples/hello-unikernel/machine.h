@@ -55,7 +55,7 @@ void machine_hold(void);
 void machine_resume(void);
 void machine_sleep(void);               /* interrupts on, and the processor halts until the next one */
 
-enum { TICKS_PER_SECOND = 50 };
+enum { TICKS_PER_SECOND = 25 };
 uint32_t machine_ticks(void);           /* since the start; wraps after 2.7 years */
 uint32_t machine_cycles(void);          /* the processor's own counter, its fast bits */
 

@@ -171,25 +171,35 @@ static struct connection *find(const struct peer *peer, uint16_t port)
     return NULL;
 }
 
-/* A place for a new connection: a free one, else the oldest that is over or half open, else one whose client has
- * said nothing for a second. NULL if all are busy: the SYN is dropped and will come again. */
+/* How readily a connection gives way to a new one; 0: not at all. */
+static int expendability(const struct connection *connection, uint32_t age)
+{
+    switch (connection->state) {
+    case FREE: return 4;
+    case TIME_WAIT: return 3;
+    case SYN_RECEIVED: return age >= FIRST_RETRANSMISSION ? 2 : 0;
+    case ESTABLISHED: return age >= IDLE_BEFORE_EVICTION ? 1 : 0;
+    default: return 0;
+    }
+}
+
+/* A place for a new connection: a free one, else the oldest that is over, half open or silent, in this order.
+ * NULL if all are busy: the SYN is dropped and will come again. */
 static struct connection *find_place(void)
 {
-    struct connection *oldest_expendable = NULL, *oldest_idle = NULL;
-    uint32_t now = machine_ticks();
+    struct connection *best = NULL;
+    int best_expendability = 0;
+    uint32_t best_age = 0;
     for (struct connection *each = connections; each < connections + CONNECTIONS; each++) {
-        if (each->state == FREE)
-            return each;
-        uint32_t age = now - each->since;
-        if (each->state == TIME_WAIT || each->state == SYN_RECEIVED) {
-            if (!oldest_expendable || age > now - oldest_expendable->since)
-                oldest_expendable = each;
-        } else if (each->state == ESTABLISHED && age >= IDLE_BEFORE_EVICTION) {
-            if (!oldest_idle || age > now - oldest_idle->since)
-                oldest_idle = each;
+        uint32_t age = machine_ticks() - each->since;
+        int readiness = expendability(each, age);
+        if (readiness > best_expendability || (readiness && readiness == best_expendability && age > best_age)) {
+            best = each;
+            best_expendability = readiness;
+            best_age = age;
         }
     }
-    return oldest_expendable ? oldest_expendable : oldest_idle;
+    return best;
 }
 
 static uint16_t segment_size(const struct segment *in)
