@@ -112,9 +112,10 @@ bool http_answer(struct exchange *exchange)
     struct question question;
     const char *status;
     bool is_head = false;
-    if (!is_whole(exchange)) {
-        if (exchange->request_length < REQUEST_BYTES)
-            return false;
+    bool is_too_long = exchange->request_length > LONGEST_REQUEST;
+    if (!is_too_long && !is_whole(exchange))
+        return false;
+    if (is_too_long) {
         status = "431 Request Header Fields Too Large";
         text_add(&page, "a request has at most 2048 bytes\n");
     } else if (!parse(exchange, &question)) {

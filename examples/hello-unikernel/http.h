@@ -8,7 +8,9 @@
 #pragma once
 #include "text.h"
 
-enum { REQUEST_BYTES = 2048, REPLY_BYTES = 1400 };
+/* The room for a request is twice what it may take: so the window that TCP offers always holds a whole segment, and
+ * no sender has to wait until there is more. */
+enum { LONGEST_REQUEST = 2048, REQUEST_BYTES = 2 * LONGEST_REQUEST, REPLY_BYTES = 1400 };
 
 enum afterwards { CARRY_ON, EXIT, PANIC };
 

@@ -25,13 +25,19 @@ def wire(qemu: Qemu, kernel: Path, tmp_path: Path) -> Iterator[Wire]:
 class Client:
     """One connection, its handshake done."""
 
-    def __init__(self, wire: Wire, port: int = 4000, window: int = 65535, options: bytes = SEGMENT_SIZE) -> None:
+    def __init__(
+        self, wire: Wire, port: int = 4000, window: int = 65535, options: bytes = SEGMENT_SIZE
+    ) -> None:
         self.wire, self.port, self.window = wire, port, window
         self.sent = 2**32 - 10  # so that our numbers wrap in the middle of the request
         wire.send_tcp(port, SYN, self.sent, window=window, options=options)
         hello = wire.receive_tcp(port)
         self.sent += 1
-        assert (hello.flags, hello.acknowledgement, hello.options) == (SYN | ACK, self.sent % 2**32, SEGMENT_SIZE)
+        assert (hello.flags, hello.acknowledgement, hello.options) == (
+            SYN | ACK,
+            self.sent % 2**32,
+            SEGMENT_SIZE,
+        )
         self.received = hello.sequence + 1
         self.acknowledge()
 

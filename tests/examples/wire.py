@@ -17,7 +17,7 @@ MAC, GUEST_MAC = bytes.fromhex("525400000002"), bytes.fromhex("525400123456")
 
 def checksum(data: bytes) -> int:
     """RFC 1071; 0 over data that holds its own right checksum."""
-    total = sum(struct.unpack(f">{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
+    total: int = sum(struct.unpack(f">{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return total ^ 0xFFFF
@@ -69,7 +69,17 @@ class Wire:
     def send_ip(self, protocol: int, payload: bytes, *, options: bytes = b"", fragment: int = 0) -> None:
         words = 5 + len(options) // 4
         head = struct.pack(
-            ">BBHHHBBH4s4s", 0x40 | words, 0, words * 4 + len(payload), 7, fragment, 64, protocol, 0, OURS, GUEST
+            ">BBHHHBBH4s4s",
+            0x40 | words,
+            0,
+            words * 4 + len(payload),
+            7,
+            fragment,
+            64,
+            protocol,
+            0,
+            OURS,
+            GUEST,
         )
         head += options
         head = head[:10] + struct.pack(">H", checksum(head)) + head[12:]
@@ -98,7 +108,16 @@ class Wire:
     ) -> None:
         words = 5 + len(options) // 4
         segment = struct.pack(
-            ">HHIIBBHHH", port, target, sequence % 2**32, acknowledgement % 2**32, words << 4, flags, window, 0, 0
+            ">HHIIBBHHH",
+            port,
+            target,
+            sequence % 2**32,
+            acknowledgement % 2**32,
+            words << 4,
+            flags,
+            window,
+            0,
+            0,
         )
         segment += options + data
         pseudo = OURS + GUEST + struct.pack(">HH", 6, len(segment))
