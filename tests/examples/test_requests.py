@@ -1,0 +1,39 @@
+"""Every example request is valid, and names files that are there or that the Makefile builds."""
+
+from pathlib import Path
+
+import pytest
+
+from minicloud.requestfile import read_request
+from tests.examples.conftest import EXAMPLES
+
+REQUESTS = sorted(EXAMPLES.glob("*.yaml"))
+BUILT = {"hello-unikernel/hello.elf", "hello-container/hello-oci", "hello-container/rootfs"}
+
+
+@pytest.mark.parametrize("file", REQUESTS, ids=lambda file: file.stem)
+def test_a_request_is_valid(file: Path) -> None:
+    request = read_request(str(file))
+    assert request.deployment == file.stem
+    images = request.images.model_dump(exclude_none=True)
+    assert set(images) == set(request.runtimes)
+    named = [
+        image[key] for image in images.values() for key in ("kernel", "layout", "rootfs") if key in image
+    ]
+    named += [word for word in images.get("process", {}).get("command", []) if word.startswith(str(EXAMPLES))]
+    for name in named:
+        path = Path(name).relative_to(EXAMPLES)
+        assert str(path) in BUILT or (EXAMPLES / path).is_file()
+
+
+@pytest.mark.parametrize("file", REQUESTS, ids=lambda file: file.stem)
+def test_every_field_of_a_request_is_enforced(file: Path) -> None:
+    pytest.importorskip("schemas.query", reason="the query language is not in this checkout")
+    from services.vim.enforce import enforcements
+
+    assert enforcements(read_request(str(file)))
+
+
+def test_every_request_is_in_the_readme() -> None:
+    readme = (EXAMPLES / "README.md").read_text()
+    assert [file.name for file in REQUESTS if f"]({file.name})" not in readme] == []
