@@ -25,10 +25,6 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from schemas.query import Answer, Query
-from schemas.resource import ResourceChange
-from schemas.shortform import parse_shortform
-
 from bus.bus import Bus
 from bus.merge import merged
 from minicloud.site import Site
@@ -41,6 +37,9 @@ from schemas.deployment import (
 )
 from schemas.errors import InvalidDocument, NotFound, RequestTimeout
 from schemas.event import read_document, read_event
+from schemas.query import Answer, Query
+from schemas.resource import ResourceChange
+from schemas.shortform import parse_shortform
 from schemas.workload import workload_name
 
 

@@ -42,6 +42,6 @@ async def fleet(count: int, every: float, seed: int, data: Path | None) -> None:
         credential_for=lambda _: (credential.user, credential.password),
         rate=1 / every,
         seed=seed,
-        on_progress=lambda line: click.echo(line),
+        on_progress=click.echo,
         stop=stop,
     )

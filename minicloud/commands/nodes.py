@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from schemas.resource import ResourceChange
 
 from minicloud.output import command, data_option, output_option, refuse, show, show_one
 from schemas.errors import InvalidQuery
+from schemas.resource import ResourceChange
 
 _COLUMNS = [
     "name",

@@ -62,7 +62,7 @@ async def up(
         agent_options=options,
         allow_root=allow_root,
     )
-    stack = Stack(settings, lambda line: click.echo(line))
+    stack = Stack(settings, click.echo)
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)

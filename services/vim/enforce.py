@@ -6,10 +6,9 @@ an :class:`InvalidDocument` that names the field, the reason and what would be a
 
 from __future__ import annotations
 
-from schemas.query import Query
-
 from schemas.deployment import DeploymentRequest, Enforcement
 from schemas.errors import InvalidDocument, InvalidQuery
+from schemas.query import Query
 
 
 def enforcements(request: DeploymentRequest) -> list[Enforcement]:

@@ -46,7 +46,13 @@ def measured(node: str, value: float) -> Measurement:
 
 def present(node: str, session: str = "s") -> Presence:
     return Presence.model_validate(
-        {"node": node, "state": "online", "reason": "started", "session": session, "since": "2026-01-01T00:00:00Z"}
+        {
+            "node": node,
+            "state": "online",
+            "reason": "started",
+            "session": session,
+            "since": "2026-01-01T00:00:00Z",
+        }
     )
 
 
@@ -135,7 +141,12 @@ async def test_watch_gives_the_present_state_then_sync_then_changes(bus: Bus) ->
                 changed = await bus.publish(bus.subjects.presence("a"), present("a", "3"))
             if item.kind == "CHANGE":
                 break
-    assert said == [("ITEM", "a", last - 1), ("ITEM", "b", last), ("SYNC", None, last), ("CHANGE", "a", changed)]
+    assert said == [
+        ("ITEM", "a", last - 1),
+        ("ITEM", "b", last),
+        ("SYNC", None, last),
+        ("CHANGE", "a", changed),
+    ]
 
 
 async def test_watch_of_nothing_says_sync_at_once_and_bookmarks_while_idle(bus: Bus) -> None:
@@ -218,7 +229,9 @@ async def test_publishes_in_flight_when_the_broker_is_killed_are_all_stored_once
     own_broker: Broker, own_bus: Bus
 ) -> None:
     subject = own_bus.subjects.resource
-    publishing = [asyncio.ensure_future(own_bus.publish(subject("a"), present("a", str(i)))) for i in range(2000)]
+    publishing = [
+        asyncio.ensure_future(own_bus.publish(subject("a"), present("a", str(i)))) for i in range(2000)
+    ]
     await asyncio.wait(publishing, return_when=asyncio.FIRST_COMPLETED)
     own_broker.kill()
     own_broker.start()
@@ -229,7 +242,9 @@ async def test_publishes_in_flight_when_the_broker_is_killed_are_all_stored_once
     assert sorted(sessions, key=int) == [str(i) for i in range(2000)]
 
 
-async def test_a_watch_goes_on_without_a_gap_when_the_broker_is_killed(own_broker: Broker, own_bus: Bus) -> None:
+async def test_a_watch_goes_on_without_a_gap_when_the_broker_is_killed(
+    own_broker: Broker, own_bus: Bus
+) -> None:
     subject = own_bus.subjects.resource("a")
     async with own_bus.watch({subject: Presence}) as items:
         assert (await anext(items)).kind == "SYNC"
