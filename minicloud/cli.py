@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import Final
 
 import click
+import structlog
 
 from minicloud import __version__
 
@@ -49,6 +51,7 @@ class _Lazy(click.Group):
 @click.version_option(__version__, prog_name="minicloud")
 def main() -> None:
     """One small cloud from unlike machines: everything that happens is an event on a bus."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@ from typing import Final
 
 from bus.broker import Broker
 from bus.broker_config import BrokerSettings
+from bus.bus import Bus
 from bus.credentials import Credentials
+from bus.port import Endpoint
 from minicloud.site import Site
 from schemas.errors import Unavailable
 
@@ -113,6 +115,7 @@ class Stack:
             self._credentials.ensure(role, name)
         await asyncio.to_thread(self.broker.start)
         self._say(f"broker: NATS {self.broker.url}, MQTT {self.broker.mqtt_url}")
+        await self._ensure_streams()
         self._declare()
         for service in self.services.values():
             self._launch(service)
@@ -142,6 +145,13 @@ class Stack:
                 await asyncio.to_thread(_end, service.process)
         await asyncio.to_thread(self.broker.stop)
         (self.data / "stack.json").unlink(missing_ok=True)
+
+    async def _ensure_streams(self) -> None:
+        """Make the streams before anybody speaks: MQTT acknowledges even what no stream takes in."""
+        service = self._credentials.ensure("service", "vim")
+        endpoint = Endpoint(self.broker.url, service.user, service.password, service.inbox_prefix, "stack")
+        async with await Bus.connect(endpoint, self.settings.minicloud, "stack") as bus:
+            await bus.ensure_streams()
 
     def _principals(self) -> list[tuple[str, str]]:
         node = self.settings.node
