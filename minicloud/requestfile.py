@@ -1,4 +1,8 @@
-"""Deployment requests as people write them: YAML or JSON files with paths relative to the file."""
+"""Deployment requests as people write them: YAML or JSON files with paths relative to the file.
+
+A workload's file may be named instead of quoted (``files: [{path: app.py, from: ./app.py}]``): it is read
+here, so that what is published is whole and runs on any node.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +40,12 @@ def read_request(file: str) -> DeploymentRequest:
 
 
 def resolve_paths(document: dict[str, Any], folder: Path) -> None:
-    """Make paths that begin with ``./`` or ``../`` absolute: the node's worker has a folder of its own."""
+    """Make paths that begin with ``./`` or ``../`` absolute, and read in the files that are named by ``from``.
+
+    Raises:
+        InvalidDocument: a named file cannot be read.
+    """
+    _read_files(document.get("files"), folder)
     images = document.get("images")
     for image in images.values() if isinstance(images, dict) else ():
         if not isinstance(image, dict):
@@ -52,3 +61,15 @@ def resolve_paths(document: dict[str, Any], folder: Path) -> None:
                 else part
                 for part in command
             ]
+
+
+def _read_files(files: Any, folder: Path) -> None:
+    for number, file in enumerate(files if isinstance(files, list) else ()):
+        if isinstance(file, dict) and isinstance(file.get("from"), str) and "content" not in file:
+            source = folder / file.pop("from")
+            try:
+                file["content"] = source.read_text()
+            except (OSError, UnicodeDecodeError) as error:
+                raise InvalidDocument(
+                    f"{source} cannot be read: {error}", field=f"files.{number}.from", expected="a text file"
+                ) from None

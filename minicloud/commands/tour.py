@@ -110,10 +110,9 @@ def _request(file: Path) -> DeploymentRequest:
         else:
             kept.append(runtime)
     document["runtimes"] = kept
-    if not os.environ.get("MINICLOUD_PYTHON"):
-        command = document["images"].get("process", {}).get("command", [])
-        if command and command[0] in ("python3", "python"):
-            command[0] = sys.executable if os.access(sys.executable, os.X_OK) else command[0]
+    command = document["images"].get("process", {}).get("command", [])
+    if command[:1] == ["python3"] and os.geteuid() != 0:
+        command[0] = sys.executable  # ours surely runs; root's may not be for the user of workloads
     request: DeploymentRequest = read_document(document, DeploymentRequest)
     return request
 

@@ -32,7 +32,12 @@ WINDOW: Final = 64  # unacknowledged events on the way
 FIRST_DELAY: Final = 0.5  # seconds before the second attempt to connect; doubled each time
 LONGEST_DELAY: Final = 30.0
 FIRST_REPEAT: Final = 4.0  # seconds from the connection to the first repeat; doubled each time
+#: Seconds after its acknowledgement in which an event is sent again if the connection breaks: the broker
+#: acknowledges over MQTT before its stream has stored, and one that is killed then has lost it.
+SETTLE: Final = 1.0
+UNSETTLED: Final = 1024  # events within that time; so many a break of the connection may repeat
 STEADY: Final = 10.0  # seconds that a connection must last so that the delays start anew
+_TOGETHER: Final = 0.05  # seconds; what settles within them is taken in one round
 _LONGEST_WAIT: Final = 1.0  # seconds; keepalives are looked after in between
 
 
@@ -57,6 +62,7 @@ class Agent:
         self._spool = Spool(settings.data / "spool", settings.spool)
         self._sent: deque[tuple[int, int]] = deque()  # message id and place in the spool, in order
         self._done: set[int] = set()
+        self._settling: deque[tuple[float, int]] = deque()  # when it is past doubt, and place in the spool
         self._connection: Connection | None = None
         self._known: dict[str, Any] = {}
         self._word: tuple[str, bytes] = ("", b"")  # the last characterization as it was sent
@@ -117,6 +123,8 @@ class Agent:
                 self._look()
                 next_look = now + self.settings.compare
             due = min(next_sample, next_look, next_try if self._connection is None else now + _LONGEST_WAIT)
+            if self._settling and self._spool.unread:
+                due = min(due, self._settling[0][0] + _TOGETHER)
             self._wait(max(0.0, due - time.monotonic()))
 
     def _wait(self, seconds: float) -> None:
@@ -167,6 +175,7 @@ class Agent:
             self._failures = 0
         self._sent.clear()
         self._done.clear()
+        self._settling.clear()
         self._spool.rewind()
         delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(self._failures, 10))
         self._failures += 1
@@ -174,7 +183,10 @@ class Agent:
         return delay * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
 
     def _send(self, connection: Connection) -> None:
-        while len(self._sent) < WINDOW and (waiting := self._spool.read()) is not None:
+        while len(self._sent) < WINDOW and len(self._sent) + len(self._settling) < UNSETTLED:
+            waiting = self._spool.read()
+            if waiting is None:
+                break
             self._sent.append((connection.publish(waiting.topic, waiting.payload, 1), waiting.sequence))
 
     def _take_acknowledgements(self, connection: Connection) -> None:
@@ -183,9 +195,11 @@ class Agent:
         while self._sent and self._sent[0][0] in self._done:
             mid, sequence = self._sent.popleft()
             self._done.discard(mid)
-            self._spool.acknowledge(sequence)
+            self._settling.append((time.monotonic() + SETTLE, sequence))
         if not self._sent:
             self._done.clear()
+        while self._settling and self._settling[0][0] <= time.monotonic():
+            self._spool.acknowledge(self._settling.popleft()[1])
 
     # -- what is said ------------------------------------------------------------------------------
 
@@ -196,7 +210,8 @@ class Agent:
         data = {"node": self.settings.node, "interval": self.settings.interval, "values": values}
         topic, payload = self._event(event.MEASURED, data)
         connection = self._connection
-        if connection is not None and connection.stage == "trusted" and len(self._spool) == 0:
+        behind = bool(self._sent or self._spool.unread)
+        if connection is not None and connection.stage == "trusted" and not behind:
             connection.publish(topic, payload, 0)
         else:
             self._spool.append(topic, payload)

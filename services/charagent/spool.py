@@ -76,6 +76,11 @@ class Spool:
         return self._end - self._acknowledged
 
     @property
+    def unread(self) -> int:
+        """How many events :meth:`read` has not handed out yet."""
+        return self._end - self._next
+
+    @property
     def size(self) -> int:
         """Bytes on disk."""
         return sum(segment.size for segment in self._segments)

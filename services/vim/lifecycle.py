@@ -21,6 +21,7 @@ HOPELESS: Final = frozenset(
         "RuntimeMissing",
         "RuntimeUnavailable",
         "CommandNotFound",
+        "CommandNotExecutable",
         "PortInUse",
         "InvalidWorkload",
     }

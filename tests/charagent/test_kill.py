@@ -11,6 +11,7 @@ from bus.broker import Broker
 from bus.credentials import Credentials
 from bus.streams import STREAMS
 from services.charagent import event
+from services.charagent.agent import UNSETTLED
 from services.charagent.spool import Spool
 from tests.charagent.conftest import Start
 
@@ -58,4 +59,4 @@ async def test_every_spooled_event_is_kept_by_the_stream(
     first_seen = list(dict.fromkeys(ids))
     assert [name for name in wanted if name not in set(ids)] == []
     assert first_seen == wanted  # in order, however often some were sent again
-    assert len(ids) - EVENTS <= KILLS * 128  # repeats: a window and what was acknowledged since the last note
+    assert len(ids) - EVENTS <= KILLS * UNSETTLED

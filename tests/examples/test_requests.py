@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from minicloud.requestfile import read_request
+from schemas.errors import InvalidDocument
+from services.vim.enforce import enforcements
 from tests.examples.conftest import EXAMPLES
 
 REQUESTS = sorted(EXAMPLES.glob("*.yaml"))
@@ -28,12 +30,22 @@ def test_a_request_is_valid(file: Path) -> None:
 
 @pytest.mark.parametrize("file", REQUESTS, ids=lambda file: file.stem)
 def test_every_field_of_a_request_is_enforced(file: Path) -> None:
-    pytest.importorskip("schemas.query", reason="the query language is not in this checkout")
-    from services.vim.enforce import enforcements
-
     assert enforcements(read_request(str(file)))
 
 
 def test_every_request_is_in_the_readme() -> None:
     readme = (EXAMPLES / "README.md").read_text()
     assert [file.name for file in REQUESTS if f"]({file.name})" not in readme] == []
+
+
+def test_a_file_that_is_named_travels_with_the_request(tmp_path: Path) -> None:
+    request = tmp_path / "request.yaml"
+    request.write_text(
+        "name: it\nruntimes: [process]\nimages: {process: {command: [sh, a.sh]}}\n"
+        "files: [{path: a.sh, from: scripts/a.sh}]\n"
+    )
+    with pytest.raises(InvalidDocument, match=r"files\.0\.from.*a\.sh cannot be read"):
+        read_request(str(request))
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "a.sh").write_text("echo hello\n")
+    assert read_request(str(request)).files[0].content == "echo hello\n"

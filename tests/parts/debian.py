@@ -27,6 +27,8 @@ class DebianPart(Part):
         use_installed: False unpacks even what the machine has (to test the unpacking).
     """
 
+    recipe = 2
+
     def __init__(
         self,
         name: str,
@@ -90,7 +92,8 @@ class DebianPart(Part):
         wrapper.write_text(
             "#!/bin/sh\n"
             'root="$(dirname "$(dirname "$(readlink -f "$0")")")/root"\n'
-            'libraries="$(echo "$root"/usr/lib/*-linux-gnu | tr " " ":"):$root/usr/lib:$root/lib"\n'
+            'libraries="$(echo "$root"/usr/lib/*-linux-gnu "$root"/lib/*-linux-gnu | tr " " ":")"\n'
+            'libraries="$libraries:$root/usr/lib:$root/lib"\n'
             'export LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"\n'
             f'exec "$root/{self.program}" {arguments} "$@"\n'
         )

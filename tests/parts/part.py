@@ -33,8 +33,14 @@ class Progress:
 
 
 def cache() -> Path:
-    """The folder of obtained parts: ``$MINICLOUD_PARTS`` or ``~/.cache/minicloud/parts``."""
-    return Path(os.environ.get("MINICLOUD_PARTS") or Path.home() / ".cache" / "minicloud" / "parts")
+    """The folder of obtained parts: ``$MINICLOUD_PARTS``, else the user's cache.
+
+    Root's is the system's: workloads of a root worker run as another user, who must be able to run what lies
+    there, and no other user may look below root's home.
+    """
+    named = os.environ.get("MINICLOUD_PARTS")
+    users = Path("/var/cache") if os.geteuid() == 0 else Path.home() / ".cache"
+    return Path(named) if named else users / "minicloud" / "parts"
 
 
 class Part(ABC):
@@ -45,6 +51,8 @@ class Part(ABC):
     """
 
     name: str
+    #: Counts the changes of what :meth:`build` makes of one version; part of the cache's key.
+    recipe: int = 1
 
     @property
     @abstractmethod
@@ -85,7 +93,10 @@ class Part(ABC):
         Progress.say(f"parts: {self.name}: {line}")
 
     def _cached(self) -> Path:
-        folder = cache() / self.name / self.version.replace("/", "_").replace(":", "_")
+        key = self.version.replace("/", "_").replace(":", "_")
+        if self.recipe > 1:
+            key = f"{key}-{self.recipe}"
+        folder = cache() / self.name / key
         if folder.is_dir():
             return folder
         folder.parent.mkdir(parents=True, exist_ok=True)

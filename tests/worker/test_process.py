@@ -251,3 +251,23 @@ class TestAsRoot:
             assert len(group.members()) <= 16
             await engine.remove("job-0")
             assert group.members() == []
+
+
+@needs_root
+async def test_a_program_that_only_root_may_run_is_refused_or_passed_over(room: Room, tmp_path: Path) -> None:
+    private, public = tmp_path / "private", tmp_path / "public"
+    for folder in (private, public):
+        folder.mkdir()
+        (folder / "greet").write_text("#!/bin/sh\necho hello\n")
+        (folder / "greet").chmod(0o755)
+    private.chmod(0o700)
+    path = f"{private}:/usr/bin:/bin"
+    refused = await room.run(process("greet", env={"PATH": path}, restart="never"), "failed")
+    assert refused["reason"] == "CommandNotExecutable"
+    assert f"{private}/greet may not be run by uid 65534" in refused["message"]
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == os.geteuid() and folder != Path("/"):
+            folder.chmod(folder.stat().st_mode | 0o011)
+    path = f"{private}:{public}:/usr/bin:/bin"
+    await room.run(process("greet", env={"PATH": path}, restart="never", generation=2), "completed")
+    assert room.engine.logs("job-0") == ["hello"]

@@ -7,7 +7,6 @@ workloads; the request's files lie in that directory.
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 from pathlib import Path
 
@@ -32,7 +31,8 @@ class ProcessRuntime:
         """A working directory with the request's files, and the command if it can be found and read.
 
         Raises:
-            CannotRun: ``CommandNotFound``, ``DirectoryNotReadable``, ``RootNotAllowed``, ``NeedsRoot``.
+            CannotRun: ``CommandNotFound``, ``CommandNotExecutable``, ``DirectoryNotReadable``,
+                ``RootNotAllowed``, ``NeedsRoot``.
         """
         workload, image = place.workload, place.workload.image
         identity = identity_of(workload, place.settings)
@@ -48,15 +48,10 @@ class ProcessRuntime:
         if directory is not None:
             _require_readable(Path(directory), identity)
         command = expand(command, env)
-        program = shutil.which(command[0], path=env["PATH"])
-        if "/" in command[0]:
-            program = str(Path(directory or work) / command[0])
-        if program is None or ("/" in command[0] and directory is not None and not Path(program).is_file()):
-            raise CannotRun(
-                "CommandNotFound",
-                f"there is no program {command[0]!r} on this node",
-                expected="one that is in PATH",
-            )
+        if "/" not in command[0]:
+            command[0] = _program(command[0], env["PATH"], identity)
+        elif directory is not None and not (Path(directory) / command[0]).is_file():
+            raise _not_found(command[0])
         work.mkdir(mode=0o700, exist_ok=True)
         if identity.uid is not None and identity.gid is not None:
             os.chown(work, identity.uid, identity.gid)
@@ -96,9 +91,36 @@ class ProcessRuntime:
         return folder.log
 
 
+def _program(name: str, path: str, identity: Identity) -> str:
+    """The first program of this name that whoever runs the workload may run: root finds more than others."""
+    found = [Path(folder) / name for folder in path.split(os.pathsep)]
+    found = [program for program in found if program.is_file()]
+    for program in found:
+        if reachable(program.resolve().parent, identity) and _allows(program.stat(), identity, 0o1):
+            return str(program)
+    if not found:
+        raise _not_found(name)
+    raise CannotRun(
+        "CommandNotExecutable",
+        f"{found[0]} may not be run by {_who(identity)}, who runs the workload",
+        lasting=True,
+        expected="a program that this user may run",
+    )
+
+
+def _not_found(name: str) -> CannotRun:
+    return CannotRun(
+        "CommandNotFound", f"there is no program {name!r} on this node", expected="one that is in PATH"
+    )
+
+
+def _who(identity: Identity) -> str:
+    return f"uid {os.geteuid() if identity.uid is None else identity.uid}"
+
+
 def _require_readable(directory: Path, identity: Identity) -> None:
     """Raise unless whoever runs the workload may enter the directory and read it."""
-    who = f"uid {os.geteuid() if identity.uid is None else identity.uid}"
+    who = _who(identity)
     if not directory.is_dir():
         raise CannotRun("DirectoryNotFound", f"there is no directory {directory} on this node", lasting=True)
     for folder in [*reversed(directory.resolve().parents), directory]:
