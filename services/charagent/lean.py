@@ -1,9 +1,9 @@
 """paho-mqtt, without the parts of the standard library that an agent on plain MQTT never calls.
 
 ``paho.mqtt.client`` imports ``ssl``, ``urllib.request`` (with it HTTP and e-mail), OpenSSL's hashes and
-dnspython, for TLS, proxies, WebSockets and SRV records. On a node of 512 MB they are a quarter of the agent's memory. So while
-paho is imported, small stand-ins take their places; afterwards they are gone, and anybody's own import
-gets the real module. With TLS nothing is left out.
+dnspython, for TLS, proxies, WebSockets and SRV records. On a node of 512 MB they are a quarter of the
+agent's memory. So while paho is imported, small stand-ins take their places; afterwards they are gone, and
+anybody's own import gets the real module. With TLS nothing is left out.
 """
 
 from __future__ import annotations
