@@ -44,9 +44,9 @@ Exit codes:
 {codes}
 
 \b
-Another site than the one in .data, by environment:
+Another site than the stack in .data: by --data, or by environment:
   MINICLOUD_DATA           data folder of a stack on this machine
-  MINICLOUD_BROKER         nats://host:4222, or tls://host:4222; needs MINICLOUD_USER
+  MINICLOUD_BROKER         nats://host:4222, or tls://host:4222, elsewhere; needs MINICLOUD_USER
   MINICLOUD_MINICLOUD      the token of the minicloud [home]
   MINICLOUD_USER           such as user.ada, made by `minicloud credentials add user ada`
   MINICLOUD_PASSWORD_FILE  a file with its secret (or MINICLOUD_PASSWORD: the secret)
@@ -85,6 +85,8 @@ def main(ctx: click.Context) -> None:
     """One small cloud from unlike machines: everything that happens is an event on a bus."""
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         ctx.color = False
+    # asyncio warns of something harmless whenever a TLS connection ends.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
 
 

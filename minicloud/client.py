@@ -45,7 +45,6 @@ from schemas.resource import ResourceChange
 from schemas.shortform import parse_shortform
 from schemas.workload import workload_name
 
-
 #: States that tell the outcome of a decision.
 _DECIDED: Final = frozenset({"scheduled", "unschedulable"})
 
@@ -332,10 +331,10 @@ def _replicas(known: dict[str, Any], replica: int | None) -> list[dict[str, Any]
 
 @asynccontextmanager
 async def connect(data: Path | str | None = None, *, timeout: float = 5.0) -> AsyncIterator[Minicloud]:
-    """Connect as a user: by ``MINICLOUD_*`` settings, else to the embedded stack of a data folder.
+    """Connect as a user: to the stack of a data folder, or where ``MINICLOUD_*`` settings say.
 
     Args:
-        data: the data folder; ``MINICLOUD_DATA`` or ``.data`` by default.
+        data: the data folder; by default ``MINICLOUD_BROKER`` decides, then ``MINICLOUD_DATA``, then ``.data``.
         timeout: seconds to wait for a broker that does not answer.
 
     Raises:

@@ -58,13 +58,12 @@ STATE_COLOURS: Final = {
     "unknown": "yellow",
 }
 
+# Not an envvar of click's: what is typed goes before MINICLOUD_BROKER, and that before MINICLOUD_DATA.
 data_option = click.option(
     "--data",
     type=click.Path(path_type=Path, file_okay=False),
-    envvar="MINICLOUD_DATA",
-    show_envvar=True,
     default=None,
-    help="Data folder of an embedded stack.  [default: .data]",
+    help="Data folder of a stack on this machine.  [env var: MINICLOUD_DATA; default: .data]",
 )
 output_option = click.option(
     "--output",

@@ -50,13 +50,13 @@ class Site:
 
     @classmethod
     def find(cls, data: Path | None = None) -> Self:
-        """The site that the environment names, else that of the data folder's running stack.
+        """The stack of the data folder that is given, else the site that the environment names, else ``.data``'s.
 
         Raises:
             Unavailable: neither is there.
             InvalidDocument: the environment names a broker and nobody who we are there.
         """
-        if os.environ.get("MINICLOUD_BROKER"):
+        if data is None and os.environ.get("MINICLOUD_BROKER"):
             if not os.environ.get("MINICLOUD_USER"):
                 raise InvalidDocument(
                     "MINICLOUD_BROKER is set and MINICLOUD_USER is not",
