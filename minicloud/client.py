@@ -45,6 +45,9 @@ from schemas.resource import ResourceChange
 from schemas.shortform import parse_shortform
 from schemas.workload import workload_name
 
+#: What of a deployment is awaited.
+Until = Literal["runs", "ends"]
+
 #: States that tell the outcome of a decision.
 _DECIDED: Final = frozenset({"scheduled", "unschedulable"})
 
@@ -99,15 +102,19 @@ class Minicloud:
         self,
         document: dict[str, Any] | DeploymentRequest,
         *,
+        until: Until = "runs",
         timeout: float = 300.0,
         on_event: Callable[[DeploymentStatus | Decision], None] | None = None,
     ) -> DeploymentStatus:
-        """Publish a request and await that it settles: running, completed, failed, rejected, unschedulable.
+        """Publish a request and await that it runs, or cannot: the first of these states is returned.
 
-        A request that is there already, with the same content, changes nothing: its status is returned.
+        ``running``, ``completed``, ``failed``, ``rejected``, ``unschedulable``, or ``stopped`` where somebody
+        cancelled it; until it ``ends``, any of these but ``running``. A request that is there already, with
+        the same content, changes nothing: its status is returned.
 
         Args:
             document: the request.
+            until: ``runs``, or ``ends`` for a job.
             timeout: seconds.
             on_event: called for each status and decision on the way.
 
@@ -126,7 +133,7 @@ class Minicloud:
         await self.request(request)
         same = before is not None and before.spec == request.spec_hash()
         ended = same and before is not None and before.state in ("stopping", "stopped")
-        if before is not None and same and not ended and self.settled(before):
+        if before is not None and same and not ended and self.settled(before, until):
             if on_event:
                 on_event(before)
             return before
@@ -141,7 +148,7 @@ class Minicloud:
                         last = event
                         # What was cancelled comes back in another generation; its old end is not ours.
                         ours = not ended or (before is not None and event.generation > before.generation)
-                        if event.spec == request.spec_hash() and ours and self.settled(event):
+                        if event.spec == request.spec_hash() and ours and self.settled(event, until):
                             return event
         except TimeoutError:
             state = f"it is {last.state}: {last.message}" if last else "nobody has answered; is vim running?"
@@ -149,9 +156,10 @@ class Minicloud:
         raise RequestTimeout(f"the stream of {deployment} ended")
 
     @staticmethod
-    def settled(status: DeploymentStatus) -> bool:
-        """Whether a status answers "did it come up?"."""
-        return status.state in SETTLED_STATES or status.reason == "UpdateRejected"
+    def settled(status: DeploymentStatus, until: Until = "runs") -> bool:
+        """Whether a status answers "did it come up?", or "how did it end?"."""
+        states = SETTLED_STATES if until == "runs" else SETTLED_STATES - {"running"}
+        return status.state in states or status.reason == "UpdateRejected"
 
     async def events(
         self, deployment: str, *, after: int | None = None

@@ -17,27 +17,32 @@ from schemas.deployment import Decision, DeploymentStatus
 from schemas.errors import RequestTimeout
 
 if TYPE_CHECKING:
-    from minicloud.client import Minicloud
+    from minicloud.client import Minicloud, Until
 
 
 @click.command(
     epilog="""\b
 Examples:
   minicloud deploy examples/hello.yaml
+  minicloud deploy examples/job.yaml --until ends      # the exit code says how the job went
   minicloud deploy examples/hello.yaml --no-wait
   cat request.json | minicloud deploy - -o json
 """
 )
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Await that it runs or is refused.")
+@click.option(
+    "--until", type=click.Choice(["runs", "ends"]), default="runs", show_default=True, help="What to await."
+)
 @click.option("--timeout", default=300.0, show_default=True, help="Seconds to wait.")
 @data_option
 @output_option
 @command
-async def deploy(file: str, wait: bool, timeout: float, data: Path | None, output: str) -> int:
-    """Publish the deployment request in FILE and follow it until it runs.
+async def deploy(file: str, wait: bool, until: Until, timeout: float, data: Path | None, output: str) -> int:
+    """Publish the deployment request in FILE (YAML or JSON; - for standard input) and follow it until it runs.
 
-    The exit code is 0 if it runs (or completed), 1 if it was refused or failed.
+    The exit code is 0 if it runs (or completed), 1 if it was refused or failed. What is published again with
+    other content is an update; the same content again changes nothing.
     """
     from minicloud.client import connect  # noqa: PLC0415
 
@@ -55,7 +60,7 @@ async def deploy(file: str, wait: bool, timeout: float, data: Path | None, outpu
             from minicloud.progress import Progress  # noqa: PLC0415 - rich takes a while to load
 
             with Progress(request.deployment or "") as progress:
-                status = await cloud.deploy(request, timeout=timeout, on_event=progress.tell)
+                status = await cloud.deploy(request, timeout=timeout, until=until, on_event=progress.tell)
             for line in [
                 *endpoint_lines(status),
                 *(f"              {p}" for p in problem_lines(status.problems)),
@@ -64,7 +69,7 @@ async def deploy(file: str, wait: bool, timeout: float, data: Path | None, outpu
             if status.observed_at < begun:
                 click.echo("              nothing changes: the same request was published before")
         else:
-            status = await cloud.deploy(request, timeout=timeout)
+            status = await cloud.deploy(request, timeout=timeout, until=until)
             show_one(status.model_dump(mode="json", by_alias=True), output)
     return 0 if status.state in ("running", "completed") and status.reason != "UpdateRejected" else 1
 
