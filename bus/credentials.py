@@ -171,7 +171,7 @@ class Credentials:
             if bcrypt.checkpw(password.encode(), entry.hash.encode()):
                 return Credential(user, password)
         credential = self.add(role, name) if entry is None else self.rotate(role, name)
-        _write_private(kept, credential.password + "\n")
+        write_private(kept, credential.password + "\n")
         return credential
 
     def write_users(self) -> None:
@@ -180,7 +180,7 @@ class Credentials:
             self._write_users(self._read()[1])
 
     def _write_users(self, entries: dict[str, Entry]) -> None:
-        _write_private(broker_folder(self._data) / USERS_FILE, render_users(entries.values()))
+        write_private(broker_folder(self._data) / USERS_FILE, render_users(entries.values()))
 
     def _read(self) -> tuple[str | None, dict[str, Entry]]:
         try:
@@ -216,7 +216,7 @@ class Credentials:
     def _store(self, home: str, entries: dict[str, Entry]) -> None:
         """What is stored is the truth; ``users.conf`` follows it, so a crash in between revives nobody."""
         stored = {"minicloud": home, "credentials": [asdict(entry) for _, entry in sorted(entries.items())]}
-        _write_private(self._file, json.dumps(stored, indent=1) + "\n")
+        write_private(self._file, json.dumps(stored, indent=1) + "\n")
         self._write_users(entries)
 
     @contextmanager
@@ -281,7 +281,7 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def _write_private(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
     """Replace a file whole, readable by its owner only, so that no reader ever sees half of it."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mkstemp makes it 0600

@@ -18,6 +18,7 @@ import structlog
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
 from bus.port import Endpoint
+from bus.tls import trust
 from schemas.errors import Forbidden, InvalidDocument, Unavailable
 from schemas.event import Event, EventData, read_event
 from schemas.names import subject_of_topic, topic
@@ -54,7 +55,7 @@ class MqttBus:
         if endpoint.user:
             client.username_pw_set(endpoint.user, endpoint.password)
         if where.scheme == "mqtts" or endpoint.ca:
-            client.tls_set(ca_certs=endpoint.ca)
+            client.tls_set_context(trust(endpoint.ca))
         client.reconnect_delay_set(min_delay=1, max_delay=10)
         client.max_inflight_messages_set(200)
         bus = cls(client)

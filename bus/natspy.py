@@ -12,6 +12,7 @@ import nats.errors
 import structlog
 from nats.aio.client import Client
 
+from bus import tls
 from bus.port import Endpoint, Handler, Message, Subscription
 from schemas.errors import Forbidden, InvalidDocument, RequestTimeout, Unavailable
 
@@ -41,9 +42,11 @@ class NatsWire:
             Forbidden: the broker does not know this user or password.
             Unavailable: no broker answers at this address.
         """
-        client = Client()
+        encrypted = tls.wanted(endpoint)
+        context = tls.trust(endpoint.ca) if encrypted else None
+        make = tls.EncryptedClient if encrypted else Client
+        client = make()
         wire = cls(client)
-        context = ssl.create_default_context(cafile=endpoint.ca) if endpoint.ca else None
         deadline = asyncio.get_running_loop().time() + timeout
         while True:
             try:
@@ -72,6 +75,10 @@ class NatsWire:
                 )
             except nats.errors.AuthorizationError:
                 raise _refused(endpoint) from None
+            except ssl.SSLCertVerificationError as error:
+                raise tls.distrusted(endpoint.url, error) from None
+            except tls.NoTls:
+                raise tls.in_the_clear(endpoint.url) from None
             except (OSError, nats.errors.Error, TimeoutError) as error:
                 if "authorization" in str(error).lower():
                     raise _refused(endpoint) from None
@@ -82,7 +89,7 @@ class NatsWire:
                     ) from None
                 with contextlib.suppress(Exception):
                     await client.close()
-                client = wire._client = Client()
+                client = wire._client = make()
                 await asyncio.sleep(0.05)
             else:
                 client.options["allow_reconnect"] = True

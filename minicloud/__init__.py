@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from minicloud.client import Minicloud, connect
+    from minicloud.client import Change, Minicloud, connect
 
-__all__ = ["Minicloud", "connect"]
+__all__ = ["Change", "Minicloud", "connect"]
 __version__ = "0.1.0"
 
 

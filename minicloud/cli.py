@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from importlib import import_module
 from typing import Final
 
@@ -10,9 +11,12 @@ import click
 import structlog
 
 from minicloud import __version__
+from minicloud.named_commands import NamedCommands
+from minicloud.output import EXIT_CODES
 
 _COMMANDS: Final = {
     "up": ("up", "up", "Start the embedded stack on this machine."),
+    "join": ("join", "join", "Make this machine a node of a minicloud elsewhere."),
     "tour": ("tour", "tour", "Start a stack and watch one deployment from request to page."),
     "nodes": ("nodes", "nodes", "List the nodes and how they do."),
     "query": ("nodes", "query", "Ask which nodes match."),
@@ -27,7 +31,34 @@ _COMMANDS: Final = {
 }
 
 
-class _Lazy(click.Group):
+_EPILOG: Final = """
+\b
+Examples:
+  minicloud up                            # this machine becomes a small cloud
+  minicloud nodes --watch                 # in another terminal
+  minicloud deploy examples/hello.yaml
+  minicloud deploy --help                 # each command has examples
+
+\b
+Exit codes:
+{codes}
+
+\b
+Another site than the stack in .data: by --data, or by environment:
+  MINICLOUD_DATA           data folder of a stack on this machine
+  MINICLOUD_BROKER         nats://host:4222, or tls://host:4222, elsewhere; needs MINICLOUD_USER
+  MINICLOUD_MINICLOUD      the token of the minicloud [home]
+  MINICLOUD_USER           such as user.ada, made by `minicloud credentials add user ada`
+  MINICLOUD_PASSWORD_FILE  a file with its secret (or MINICLOUD_PASSWORD: the secret)
+  MINICLOUD_CA             PEM file of who signed the broker's certificate
+
+\b
+Completion of commands and options, for bash (zsh and fish likewise):
+  eval "$(_MINICLOUD_COMPLETE=bash_source minicloud)"
+""".format(codes="\n".join(f"  {code:<4} {meaning}" for code, meaning in EXIT_CODES.items()))
+
+
+class _Lazy(NamedCommands):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(_COMMANDS)
 
@@ -46,11 +77,16 @@ class _Lazy(click.Group):
 @click.command(
     cls=_Lazy,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="\b\nFirst steps:\n  minicloud up\n  minicloud nodes\n  minicloud deploy examples/hello.yaml",
+    epilog=_EPILOG,
 )
 @click.version_option(__version__, prog_name="minicloud")
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """One small cloud from unlike machines: everything that happens is an event on a bus."""
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        ctx.color = False
+    # asyncio warns of something harmless whenever a TLS connection ends.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
 
 

@@ -13,7 +13,8 @@
     asyncio.run(main())
 
 Where the bus is and who we are comes from ``MINICLOUD_BROKER``, ``MINICLOUD_USER`` and
-``MINICLOUD_PASSWORD`` (or ``MINICLOUD_PASSWORD_FILE``), else from the data folder of an embedded stack.
+``MINICLOUD_PASSWORD`` (or ``MINICLOUD_PASSWORD_FILE``; with TLS ``MINICLOUD_CA``), else from the data folder
+of an embedded stack. Errors are those of ``schemas/errors.py``.
 """
 
 from __future__ import annotations
@@ -23,28 +24,55 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal, NamedTuple
 
 from bus.bus import Bus
 from bus.merge import merged
+from bus.streams import stream_of
 from minicloud.site import Site
 from schemas.deployment import (
+    FINAL_STATES,
     SETTLED_STATES,
     Cancellation,
     Decision,
     DeploymentRequest,
     DeploymentStatus,
 )
-from schemas.errors import InvalidDocument, NotFound, RequestTimeout
+from schemas.errors import InvalidDocument, NotFound, RequestTimeout, Unavailable
 from schemas.event import read_document, read_event
 from schemas.query import Answer, Query
 from schemas.resource import ResourceChange
 from schemas.shortform import parse_shortform
 from schemas.workload import workload_name
 
+#: What of a deployment is awaited.
+Until = Literal["runs", "ends"]
+
+#: States that tell the outcome of a decision.
+_DECIDED: Final = frozenset({"scheduled", "unschedulable"})
+
+
+class Change(NamedTuple):
+    """One thing that :meth:`Minicloud.watch` says.
+
+    Attributes:
+        kind: ``ITEM`` (a node as it is), ``SYNC`` (that was all of them), ``CHANGE``, or ``BOOKMARK``
+            (nothing changed; a revision to resume from).
+        revision: watch ``since`` it and nothing is missed.
+        change: the node, what changed of it and all its attributes; None for SYNC and BOOKMARK.
+    """
+
+    kind: Literal["ITEM", "SYNC", "CHANGE", "BOOKMARK"]
+    revision: int
+    change: ResourceChange | None
+
 
 class Minicloud:
-    """A connection to one minicloud as a user."""
+    """A connection to one minicloud as a user; :func:`connect` makes it.
+
+    Attributes:
+        bus: the verbs below this, for what is not here.
+    """
 
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
@@ -54,6 +82,7 @@ class Minicloud:
 
         Raises:
             InvalidDocument: with every problem by field, before anything is published.
+            Unavailable: the bus did not acknowledge it; it may still arrive, and may be sent again.
         """
         request = (
             document
@@ -73,19 +102,26 @@ class Minicloud:
         self,
         document: dict[str, Any] | DeploymentRequest,
         *,
+        until: Until = "runs",
         timeout: float = 300.0,
         on_event: Callable[[DeploymentStatus | Decision], None] | None = None,
     ) -> DeploymentStatus:
-        """Publish a request and await that it settles: running, completed, failed, rejected, unschedulable.
+        """Publish a request and await that it runs, or cannot: the first of these states is returned.
+
+        ``running``, ``completed``, ``failed``, ``rejected``, ``unschedulable``, or ``stopped`` where somebody
+        cancelled it; until it ``ends``, any of these but ``running``. A request that is there already, with
+        the same content, changes nothing: its status is returned.
 
         Args:
             document: the request.
+            until: ``runs``, or ``ends`` for a job.
             timeout: seconds.
             on_event: called for each status and decision on the way.
 
         Raises:
-            InvalidDocument: the request breaks its schema.
+            InvalidDocument: the request breaks its schema; with every problem by field.
             RequestTimeout: not settled in time; it goes on by itself.
+            Unavailable: the bus did not acknowledge it.
         """
         request = (
             document
@@ -93,17 +129,26 @@ class Minicloud:
             else read_document(document, DeploymentRequest)
         )
         deployment = request.deployment or ""
-        before = await self._last_sequence(deployment)
+        before = await self._last_status(deployment) if deployment else None
         await self.request(request)
+        same = before is not None and before.spec == request.spec_hash()
+        ended = same and before is not None and before.state in ("stopping", "stopped")
+        if before is not None and same and not ended and self.settled(before, until):
+            if on_event:
+                on_event(before)
+            return before
         last: DeploymentStatus | None = None
         try:
             async with asyncio.timeout(timeout):
-                async for event in self.events(deployment, after=before):
+                sequence, generation = (before.sequence, before.generation) if before else (0, 0)
+                async for event in self._story(deployment, sequence, generation):
                     if on_event:
                         on_event(event)
                     if isinstance(event, DeploymentStatus):
                         last = event
-                        if event.spec == request.spec_hash() and self.settled(event):
+                        # What was cancelled comes back in another generation; its old end is not ours.
+                        ours = not ended or (before is not None and event.generation > before.generation)
+                        if event.spec == request.spec_hash() and ours and self.settled(event, until):
                             return event
         except TimeoutError:
             state = f"it is {last.state}: {last.message}" if last else "nobody has answered; is vim running?"
@@ -111,48 +156,73 @@ class Minicloud:
         raise RequestTimeout(f"the stream of {deployment} ended")
 
     @staticmethod
-    def settled(status: DeploymentStatus) -> bool:
-        """Whether a status answers "did it come up?"."""
-        return status.state in SETTLED_STATES or status.reason == "UpdateRejected"
+    def settled(status: DeploymentStatus, until: Until = "runs") -> bool:
+        """Whether a status answers "did it come up?", or "how did it end?"."""
+        states = SETTLED_STATES if until == "runs" else SETTLED_STATES - {"running"}
+        return status.state in states or status.reason == "UpdateRejected"
 
     async def events(
         self, deployment: str, *, after: int | None = None
     ) -> AsyncIterator[DeploymentStatus | Decision]:
-        """Statuses and decisions of one deployment as they come.
+        """Statuses and decisions of one deployment as they come, for ever.
 
         Args:
             deployment: its id.
             after: the sequence after which statuses are new; None begins with the last ones.
         """
+        async for event in self._story(deployment, after, None if after is None else 0):
+            yield event
+
+    async def _story(
+        self, deployment: str, sequence: int | None, generation: int | None
+    ) -> AsyncIterator[DeploymentStatus | Decision]:
+        """Statuses after ``sequence`` and decisions after ``generation``, each decision before its outcome."""
         subjects = self.bus.subjects
+        decided = 0
+        held: list[DeploymentStatus] = []
         # Two watches: a user's credential may read one subject of deployments a consumer.
         async with (
             self.bus.watch({subjects.status(deployment): DeploymentStatus}) as statuses,
             self.bus.watch({subjects.decision(deployment): Decision}) as decisions,
             aclosing(merged(decisions, statuses)) as items,
         ):
-            fresh = after is None
             async for item in items:
                 data = item.event.data if item.event else None
-                if isinstance(data, DeploymentStatus):
-                    fresh = after is None or data.sequence > after
-                if data is not None and (fresh or item.kind == "CHANGE"):
-                    yield data
+                if isinstance(data, Decision):
+                    decided = data.generation
+                    if generation is None or data.generation > generation or item.kind == "CHANGE":
+                        yield data
+                    for status in held:
+                        yield status
+                    held.clear()
+                elif isinstance(data, DeploymentStatus) and (sequence is None or data.sequence > sequence):
+                    if held or (data.state in _DECIDED and data.generation > decided):
+                        held.append(data)
+                    else:
+                        yield data
 
-    async def _last_sequence(self, deployment: str) -> int:
-        stored = await self.bus.jetstream.last(
-            f"{self.bus.minicloud}_deployments", self.bus.subjects.status(deployment)
-        )
-        return read_event(stored[1], DeploymentStatus).data.sequence if stored else 0
+    async def _last_status(self, deployment: str) -> DeploymentStatus | None:
+        subject = self.bus.subjects.status(deployment)
+        stored = await self.bus.jetstream.last(stream_of(subject).name(self.bus.minicloud), subject)
+        return read_event(stored[1], DeploymentStatus).data if stored else None
 
     async def cancel(self, deployment: str, reason: str = "") -> None:
-        """Wish that a deployment ends."""
+        """Wish that a deployment ends; whether it has, :meth:`events` tells.
+
+        Raises:
+            InvalidName: that is no id.
+            Unavailable: the bus did not acknowledge it.
+        """
         await self.bus.publish(
             self.bus.subjects.cancel(deployment), Cancellation(reason=reason), about=deployment
         )
 
     async def deployments(self) -> list[dict[str, Any]]:
-        """Every deployment with its state and replicas."""
+        """Every deployment with its state and replicas.
+
+        Raises:
+            Unavailable: no vim answers.
+        """
         answer: dict[str, Any] = await self.bus.request("vim", "list")
         return list(answer["deployments"])
 
@@ -160,7 +230,8 @@ class Minicloud:
         """One deployment with its last decision and status.
 
         Raises:
-            NotFound: there is none of that id.
+            NotFound: there is none of that id; names those that are like it.
+            Unavailable: no vim answers.
         """
         answer: dict[str, Any] = await self.bus.request("vim", "get", {"deployment": deployment})
         return answer
@@ -168,25 +239,31 @@ class Minicloud:
     async def query(self, question: str | dict[str, Any] | Query = "", **more: Any) -> Answer:
         """Ask the resource index, in the short form or as a query document.
 
+        Args:
+            question: ``"cpu.cores>=4,!battery"``, ``{"where": {...}, "limit": 3}``, or a Query.
+            more: other parts of the query beside a short form: ``limit=3, fields=["name"]``.
+
         Raises:
             InvalidQuery: names the unknown field or operator and its nearest neighbour.
+            Unavailable: no rid answers.
         """
         if isinstance(question, str):
             question = {"where": parse_shortform(question) if question.strip() else {}, **more}
         query = question if isinstance(question, Query) else read_document(question, Query)
         return Answer.model_validate(await self.bus.request("rid", "query", query, timeout=10.0))
 
-    async def watch(
-        self, *, since: int | None = None
-    ) -> AsyncIterator[tuple[str, int, ResourceChange | None]]:
-        """Resource changes as ``(kind, revision, change)``: ITEM… SYNC (CHANGE|BOOKMARK)….
+    async def watch(self, *, since: int | None = None) -> AsyncIterator[Change]:
+        """Resource changes: ``ITEM… SYNC (CHANGE|BOOKMARK)…``, without a gap and for ever.
+
+        Args:
+            since: a revision to resume after, from an earlier watch or an answer.
 
         Raises:
             TooOld: ``since`` is no longer kept.
         """
         async with self.bus.watch({self.bus.subjects.resource(): ResourceChange}, since=since) as items:
             async for item in items:
-                yield item.kind, item.revision, item.event.data if item.event else None
+                yield Change(item.kind, item.revision, item.event.data if item.event else None)
 
     async def logs(
         self, deployment: str, *, replica: int | None = None, tail: int = 100
@@ -196,27 +273,82 @@ class Minicloud:
         Raises:
             NotFound: no such deployment or replica.
         """
-        known = await self.deployment(deployment)
-        chosen = [r for r in known["replicas"] if replica is None or r["replica"] == replica]
-        if not chosen:
-            raise NotFound(f"{deployment} has no {'replicas' if replica is None else f'replica {replica}'}")
         lines: dict[str, list[str]] = {}
-        for entry in chosen:
+        for entry in _replicas(await self.deployment(deployment), replica):
             workload = workload_name(deployment, entry["replica"])
-            answer = await self.bus.request(
-                "worker", "logs", {"workload": workload, "tail": tail}, instance=entry["node"]
-            )
+            answer = await self._logs_of(workload, entry["node"], tail=tail)
             lines[workload] = list(answer["lines"])
         return lines
+
+    async def follow_logs(
+        self, deployment: str, *, replica: int | None = None, tail: int = 100, every: float = 0.5
+    ) -> AsyncIterator[tuple[str, list[str]]]:
+        """The last lines of each replica, then what they say, as ``(workload, lines)``, until the deployment ends.
+
+        Args:
+            deployment: its id.
+            replica: only this one.
+            tail: lines of each to begin with.
+            every: seconds between two looks.
+
+        Raises:
+            NotFound: no such deployment or replica.
+            Unavailable: no vim answers.
+        """
+        read_to: dict[tuple[str, str], str] = {}
+        chosen = _replicas(await self.deployment(deployment), replica)
+        while True:
+            more = False
+            known = await self.deployment(deployment)
+            chosen = [r for r in known["replicas"] if replica is None or r["replica"] == replica] or chosen
+            for entry in chosen:
+                workload, node = workload_name(deployment, entry["replica"]), str(entry["node"])
+                after = read_to.get((workload, node))
+                try:
+                    answer = await self._logs_of(workload, node, tail=tail, after=after)
+                except (NotFound, Unavailable):
+                    continue  # not there yet, or its node is away: the next look tells
+                read_to[workload, node] = answer["position"]
+                more = more or answer["more"]
+                if answer["lines"]:
+                    yield workload, list(answer["lines"])
+            if known["state"] in FINAL_STATES and not more:
+                return
+            if not more:
+                await asyncio.sleep(every)
+
+    async def _logs_of(self, workload: str, node: str, **which: Any) -> dict[str, Any]:
+        wanted = {name: value for name, value in which.items() if value is not None}
+        answer: dict[str, Any] = await self.bus.request(
+            "worker", "logs", {"workload": workload, **wanted}, instance=node
+        )
+        return answer
+
+
+def _replicas(known: dict[str, Any], replica: int | None) -> list[dict[str, Any]]:
+    chosen = [r for r in known["replicas"] if replica is None or r["replica"] == replica]
+    if not chosen:
+        have = ", ".join(str(r["replica"]) for r in known["replicas"])
+        raise NotFound(
+            f"{known['deployment']} is {known['state']} and has "
+            f"{'no replicas' if replica is None else f'no replica {replica}'}",
+            expected=f"one of {have}" if have else None,
+        )
+    return chosen
 
 
 @asynccontextmanager
 async def connect(data: Path | str | None = None, *, timeout: float = 5.0) -> AsyncIterator[Minicloud]:
-    """Connect as a user: by ``MINICLOUD_*`` settings, else to the embedded stack of a data folder.
+    """Connect as a user: to the stack of a data folder, or where ``MINICLOUD_*`` settings say.
+
+    Args:
+        data: the data folder; by default ``MINICLOUD_BROKER`` decides, then ``MINICLOUD_DATA``, then ``.data``.
+        timeout: seconds to wait for a broker that does not answer.
 
     Raises:
-        Unavailable: no minicloud is running there.
+        Unavailable: no minicloud is running there, or its certificate cannot be checked.
         Forbidden: the credential is refused.
+        InvalidDocument: a setting cannot be used.
     """
     site = Site.find(Path(data) if data else None)
     bus = await Bus.connect(site.endpoint(f"user-{os.getpid()}"), site.minicloud, "user", timeout=timeout)

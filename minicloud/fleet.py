@@ -14,12 +14,14 @@ import resource
 import socket
 import time
 from collections.abc import Callable
+from ssl import SSLContext
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
+from bus.tls import trust
 from minicloud.hardware import machine
 from minicloud.walk import Walk
 from schemas.errors import Forbidden, InvalidDocument, Unavailable
@@ -62,6 +64,7 @@ async def run_fleet(
     seed: int,
     on_progress: Callable[[str], None],
     stop: asyncio.Event,
+    ca: str | None = None,
 ) -> FleetReport:
     """Simulate ``count`` nodes, ``sim-00000`` and on, until ``stop`` is set.
 
@@ -74,6 +77,7 @@ async def run_fleet(
         seed: the same one gives the same machines.
         on_progress: told in a line how it goes.
         stop: ends the fleet: every node says goodbye.
+        ca: PEM file of who signed the broker's certificate; None is whom the system trusts.
 
     Raises:
         InvalidDocument: a count, rate or broker that cannot be used.
@@ -87,7 +91,8 @@ async def run_fleet(
         raise InvalidDocument(f"{broker!r} is no broker", field="broker", expected="mqtt://host:port")
     _allow_files(count + _ROOM)
     fleet = _Fleet(token(minicloud, "minicloud"), where.hostname, where.port or 1883, on_progress)
-    fleet.tls = where.scheme == "mqtts"
+    if where.scheme == "mqtts" or ca:
+        fleet.tls = trust(ca)
     rng = random.Random(seed)  # noqa: S311 - machines, not secrets
     for index in range(count):
         name = f"sim-{index:05d}"
@@ -102,7 +107,7 @@ class _Fleet:
         self.minicloud = minicloud
         self.host = host
         self.port = port
-        self.tls = False
+        self.tls: SSLContext | None = None
         self.say = say
         self.nodes: list[_Node] = []
         self.loop = asyncio.get_running_loop()
@@ -218,7 +223,7 @@ class _Node:
         )
         client.username_pw_set(*credential)
         if self._fleet.tls:
-            client.tls_set()
+            client.tls_set_context(self._fleet.tls)
         client.will_set(self._topics[event.PRESENCE], self._presence("offline", "connection lost"), qos=1)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect

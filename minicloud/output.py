@@ -1,14 +1,22 @@
-"""What commands print: tables for people, JSON and YAML for programs; errors that say what to do."""
+"""What commands print: tables for people, JSON and YAML for programs; errors that say what to do.
+
+Every command runs inside :func:`command` or :func:`errors_told`, so that each of our errors becomes one
+message and one exit code, Ctrl-C is quiet, and a reader that went away (``| head``) is no error.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
-from typing import Any, Final, ParamSpec
+from typing import Any, Final, NoReturn, ParamSpec
 
 import click
 import yaml
@@ -17,8 +25,26 @@ from schemas.errors import InvalidDocument, MinicloudError
 from schemas.quantities import format_bytes
 
 P = ParamSpec("P")
-_CODES: Final = {"NotFound": 4, "Forbidden": 5, "Unavailable": 6, "RequestTimeout": 7}
-_STYLE: Final = {
+EXIT_CODES: Final = {
+    0: "it is as asked",
+    1: "refused, failed, or nothing matches",
+    2: "the command, the query or a file cannot be read",
+    4: "there is no such deployment, node or credential",
+    5: "this credential or user may not do that",
+    6: "no minicloud answers",
+    7: "it was asked and did not answer in time",
+    130: "Ctrl-C",
+}
+_CODES: Final = {
+    "InvalidName": 2,
+    "InvalidQuantity": 2,
+    "InvalidQuery": 2,
+    "NotFound": 4,
+    "Forbidden": 5,
+    "Unavailable": 6,
+    "RequestTimeout": 7,
+}
+STATE_COLOURS: Final = {
     "running": "green",
     "completed": "green",
     "alive": "green",
@@ -32,48 +58,90 @@ _STYLE: Final = {
     "unknown": "yellow",
 }
 
+# Not an envvar of click's: what is typed goes before MINICLOUD_BROKER, and that before MINICLOUD_DATA.
 data_option = click.option(
     "--data",
     type=click.Path(path_type=Path, file_okay=False),
-    envvar="MINICLOUD_DATA",
-    show_envvar=True,
     default=None,
-    help="Data folder of an embedded stack.  [default: .data]",
+    help="Data folder of a stack on this machine.  [env var: MINICLOUD_DATA; default: .data]",
 )
 output_option = click.option(
-    "--output", "-o", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True
+    "--output",
+    "-o",
+    type=click.Choice(["table", "json", "yaml"]),
+    default="table",
+    show_default=True,
+    help="For people, or for programs.",
 )
 
 
 def command(function: Callable[P, Coroutine[Any, Any, int | None]]) -> Callable[P, None]:
-    """Run an async command: our errors become one clear message and a distinct exit code; Ctrl-C is quiet."""
+    """Run an async command; what it returns is the exit code."""
 
     @wraps(function)
     def run(*arguments: P.args, **options: P.kwargs) -> None:
-        try:
-            code = asyncio.run(function(*arguments, **options))
-        except MinicloudError as error:
-            refuse(error)
-        except KeyboardInterrupt:
-            sys.exit(130)
-        except BrokenPipeError:
-            sys.exit(0)
+        with errors_told():
+            code = asyncio.run(_tidily(function(*arguments, **options)))
         sys.exit(code or 0)
 
     return run
 
 
-def refuse(error: MinicloudError) -> None:
+async def _tidily(work: Coroutine[Any, Any, int | None]) -> int | None:
+    """SIGTERM ends a command as Ctrl-C does: the terminal and the connection are left in order."""
+    task = asyncio.ensure_future(work)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await task
+
+
+@contextmanager
+def errors_told() -> Iterator[None]:
+    """Our errors become one clear message and a distinct exit code; leaving early is quiet."""
+    try:
+        yield
+        sys.stdout.flush()
+    except MinicloudError as error:
+        refuse(error)
+    except PermissionError as error:
+        _fail(
+            f"{error.filename}: not readable or writable by this user (expected the owner of the data folder)",
+            5,
+        )
+    except BrokenPipeError:
+        # What is still buffered has no reader: without this, Python complains when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except asyncio.CancelledError:
+        sys.exit(128 + signal.SIGTERM)
+
+
+def refuse(error: MinicloudError) -> NoReturn:
     """Say what was wrong, where and what would be right, and exit."""
+    code = _CODES.get(error.code, 1)
     problems = error.problems if isinstance(error, InvalidDocument) else []
     if len(problems) > 1:
-        click.secho("Error:", fg="red", err=True)
-        for problem in problems:
-            right = f" (expected {problem['expected']})" if problem.get("expected") else ""
-            click.echo(f"  {problem.get('field') or '-'}: {problem['message']}{right}", err=True)
-    else:
-        click.echo(f"{click.style('Error:', fg='red')} {error}", err=True)
-    sys.exit(_CODES.get(error.code, 1))
+        _fail("".join(f"\n  {line}" for line in problem_lines(problems)), code)
+    _fail(str(error), code)
+
+
+def problem_lines(problems: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What is wrong with a document, a field a line."""
+    for problem in problems:
+        right = f" (expected {problem['expected']})" if problem.get("expected") else ""
+        yield f"{problem.get('field') or '-'}: {problem['message']}{right}"
+
+
+def _fail(text: str, code: int) -> NoReturn:
+    click.echo(click.style("Error:", fg="red") + (text if text.startswith("\n") else f" {text}"), err=True)
+    sys.exit(code)
+
+
+def for_people() -> bool:
+    """Whether standard output is a terminal that may be drawn on, not a pipe or a plain one."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") in ("dumb", "")
+    return sys.stdout.isatty() and not plain
 
 
 def show(
@@ -91,34 +159,44 @@ def show(
         columns: a table's columns; all keys of the first row by default.
         none: what a table says when there are no rows.
     """
-    if output == "json":
-        click.echo(json.dumps(list(rows), indent=2, default=str))
-    elif output == "yaml":
-        click.echo(yaml.safe_dump(json.loads(json.dumps(list(rows), default=str)), sort_keys=False).rstrip())
+    if output != "table":
+        _show_document(list(rows), output)
     elif not rows:
         click.echo(none)
     else:
         names = list(columns or rows[0])
-        table = [[_cell(name, row.get(name)) for name in names] for row in rows]
+        table = [[cell(name, row.get(name)) for name in names] for row in rows]
         widths = [max(len(line[i]) for line in [names, *table]) for i in range(len(names))]
-        click.secho(
-            "  ".join(n.upper().ljust(w) for n, w in zip(names, widths, strict=True)).rstrip(), bold=True
-        )
+        click.secho(_line([name.upper() for name in names], widths), bold=True)
         for line in table:
-            cells = [
-                click.style(cell.ljust(width), fg=_STYLE.get(cell))
-                for cell, width in zip(line, widths, strict=True)
-            ]
-            click.echo("  ".join(cells).rstrip())
+            click.echo(_line(line, widths, [_colour(*pair) for pair in zip(names, line, strict=True)]))
 
 
 def show_one(document: Mapping[str, Any], output: str) -> None:
     """Print one document as JSON or YAML."""
+    _show_document(document, output)
+
+
+def _show_document(document: Any, output: str) -> None:
     text = json.dumps(document, indent=2, default=str)
     click.echo(text if output == "json" else yaml.safe_dump(json.loads(text), sort_keys=False).rstrip())
 
 
-def _cell(name: str, value: Any) -> str:
+def _line(cells: Sequence[str], widths: Sequence[int], colours: Sequence[str | None] = ()) -> str:
+    padded = [text.ljust(width) for text, width in zip(cells, widths, strict=True)]
+    padded[-1] = padded[-1].rstrip()
+    for position, colour in enumerate(colours):
+        if colour:
+            padded[position] = click.style(padded[position], fg=colour)
+    return "  ".join(padded).rstrip()
+
+
+def _colour(name: str, text: str) -> str | None:
+    return STATE_COLOURS.get(text) if name == "state" else None
+
+
+def cell(name: str, value: Any) -> str:
+    """A value of the attribute ``name`` as a table shows it; ``-`` for none."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -127,6 +205,22 @@ def _cell(name: str, value: Any) -> str:
         return ",".join(str(part) for part in value) or "-"
     if isinstance(value, (int, float)) and name.startswith(("memory.", "disk.total", "disk.free")):
         return format_bytes(value)
+    if isinstance(value, (int, float)) and name == "age":
+        return span(value)
     if isinstance(value, float):
         return f"{value:.4g}"
     return str(value)
+
+
+def span(seconds: float) -> str:
+    """A span of time in one or two figures: ``8s``, ``12m``, ``5h``, ``3d``."""
+    seconds = max(0.0, seconds)
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * size:
+            return f"{int(seconds // size)}{unit}"
+    return f"{seconds:.0f}s"
+
+
+def since(moment: str) -> float:
+    """Seconds since a time in RFC 3339."""
+    return (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()

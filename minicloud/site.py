@@ -6,12 +6,13 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
+from urllib.parse import urlsplit
 
 from bus.permissions import inbox_prefix
 from bus.port import Endpoint
 from bus.settings import Settings
-from schemas.errors import Unavailable
+from schemas.errors import Forbidden, InvalidDocument, Unavailable
 
 STACK_FILE = "stack.json"
 
@@ -34,6 +35,7 @@ class Site:
         ca: PEM file for TLS, or None.
         node: the node that the embedded stack runs on, or None.
         http: the HTTP addresses of services by name.
+        address: the name or address by which other machines reach it; None: none can.
     """
 
     minicloud: str
@@ -44,26 +46,43 @@ class Site:
     ca: str | None = None
     node: str | None = None
     http: dict[str, str] | None = None
+    address: str | None = None
 
     @classmethod
     def find(cls, data: Path | None = None) -> Self:
-        """The site that the environment names, else that of the data folder's running stack.
+        """The stack of the data folder that is given, else the site that the environment names, else ``.data``'s.
 
         Raises:
             Unavailable: neither is there.
+            InvalidDocument: the environment names a broker and nobody who we are there.
         """
-        if os.environ.get("MINICLOUD_BROKER") and os.environ.get("MINICLOUD_USER"):
+        if data is None and os.environ.get("MINICLOUD_BROKER"):
+            if not os.environ.get("MINICLOUD_USER"):
+                raise InvalidDocument(
+                    "MINICLOUD_BROKER is set and MINICLOUD_USER is not",
+                    expected="both, for that site; or neither, for the stack of a data folder",
+                )
             s = Settings.load()
             return cls(s.minicloud, s.broker, s.mqtt, s.user, s.password, s.ca)
-        folder = data_folder(data)
+        return cls.of(data_folder(data))
+
+    @classmethod
+    def of(cls, folder: Path) -> Self:
+        """The stack that runs from a data folder.
+
+        Raises:
+            Unavailable: none does.
+            Forbidden: it is somebody else's folder.
+        """
         try:
-            stack = json.loads((folder / STACK_FILE).read_text())
+            stack: dict[str, Any] = json.loads((folder / STACK_FILE).read_text())
             secret = (folder / "secrets" / stack["user"]).read_text().strip()
-        except (OSError, ValueError, KeyError):
-            raise Unavailable(
-                f"no minicloud runs from {folder}",
-                expected="`minicloud up` there, or MINICLOUD_BROKER and MINICLOUD_USER in the environment",
+        except PermissionError as error:
+            raise Forbidden(
+                f"{error.filename} is not readable by this user", expected="the owner of the data folder"
             ) from None
+        except (OSError, ValueError, KeyError):
+            raise _nothing_runs(folder) from None
         return cls(**{**stack, "password": secret})
 
     def save(self, data: Path) -> None:
@@ -73,6 +92,40 @@ class Site:
         temporary.write_text(json.dumps(known, indent=1) + "\n")
         temporary.replace(data / STACK_FILE)
 
+    @property
+    def broker_elsewhere(self) -> str:
+        """``broker`` as other machines reach it."""
+        return self._elsewhere(self.broker)
+
+    @property
+    def mqtt_elsewhere(self) -> str:
+        """``mqtt`` as other machines reach it."""
+        return self._elsewhere(self.mqtt)
+
+    def _elsewhere(self, url: str) -> str:
+        return with_host(url, self.address) if self.address else url
+
     def endpoint(self, name: str) -> Endpoint:
         """How to connect."""
         return Endpoint(self.broker, self.user, self.password, inbox_prefix(self.user), name, self.ca)
+
+
+def with_host(url: str, host: str) -> str:
+    """``url`` with another host."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{parts.port}"
+
+
+def _nothing_runs(folder: Path) -> Unavailable:
+    if not folder.exists():
+        state = ": there is no such folder"
+    elif (folder / "credentials.json").exists():
+        state = ": it was stopped"
+    elif any(folder.iterdir()):
+        state = ": it is no data folder of a minicloud"
+    else:
+        state = ": it is empty"
+    return Unavailable(
+        f"no minicloud runs from {folder}{state}",
+        expected="`minicloud up`, another --data, or MINICLOUD_BROKER and MINICLOUD_USER in the environment",
+    )

@@ -15,18 +15,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from bus.broker import Broker
-from bus.broker_config import BrokerSettings
+from bus.broker_config import BrokerSettings, Tls
 from bus.bus import Bus
 from bus.credentials import Credentials
 from bus.port import Endpoint
-from minicloud.site import Site
+from minicloud.site import Site, with_host
 from schemas.errors import Unavailable
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -51,6 +51,10 @@ class StackSettings:
         nats_port: 0 picks a free one and keeps it.
         mqtt_port: likewise.
         rid_port: HTTP port of rid; 0 picks a free one.
+        tls: certificates; with them everything connects encrypted. Its ``ca`` is whom all of them trust,
+            None is whom the system trusts.
+        address: the name or address that other machines reach this one by, and that its certificate is
+            for; None where none can.
         agent_options: passed on to the agent: labels, region, interval.
         allow_root: whether workloads whose request says so may run as root.
     """
@@ -63,6 +67,8 @@ class StackSettings:
     nats_port: int = 0
     mqtt_port: int = 0
     rid_port: int = 0
+    tls: Tls | None = None
+    address: str | None = None
     agent_options: list[str] = field(default_factory=list)
     allow_root: bool = False
 
@@ -95,9 +101,12 @@ class Stack:
         self._credentials = Credentials(self.data, settings.minicloud)
         self.broker = Broker(
             self.data,
-            BrokerSettings(host=settings.host, port=settings.nats_port, mqtt_port=settings.mqtt_port),
+            BrokerSettings(
+                host=settings.host, port=settings.nats_port, mqtt_port=settings.mqtt_port, tls=settings.tls
+            ),
         )
-        self.services: dict[str, Service] = {}
+        self._ca = str(settings.tls.ca.absolute()) if settings.tls and settings.tls.ca else None
+        self._processes = Processes(self.data, on_event)
         self._watchers: list[asyncio.Task[None]] = []
         self._stopping = False
         self.site: Site | None = None
@@ -114,19 +123,19 @@ class Stack:
         for role, name in self._principals():
             self._credentials.ensure(role, name)
         await asyncio.to_thread(self.broker.start)
-        self._say(f"broker: NATS {self.broker.url}, MQTT {self.broker.mqtt_url}")
+        self._say(f"broker: NATS {self.url}, MQTT {self.mqtt_url}")
         await self._ensure_streams()
         self._declare()
-        for service in self.services.values():
-            self._launch(service)
-            self._watchers.append(asyncio.create_task(self._watch(service)))
+        self._processes.start()
         self._watchers.append(asyncio.create_task(self._watch_broker()))
         self.site = Site(
             self.settings.minicloud,
-            self.broker.url,
-            self.broker.mqtt_url,
+            self.url,
+            self.mqtt_url,
             user.user,
             user.password,
+            ca=self._ca,
+            address=self.settings.address,
             node=self.settings.node,
             http={"rid": f"http://127.0.0.1:{self.settings.rid_port}"},
         )
@@ -138,18 +147,14 @@ class Stack:
         self._stopping = True
         for watcher in self._watchers:
             watcher.cancel()
-        order = ["fleet", "worker", "agent", "vim", "rid"]
-        for name in order:
-            service = self.services.get(name)
-            if service and service.process:
-                await asyncio.to_thread(_end, service.process)
+        await self._processes.stop(["fleet", "worker", "agent", "vim", "rid"])
         await asyncio.to_thread(self.broker.stop)
         (self.data / "stack.json").unlink(missing_ok=True)
 
     async def _ensure_streams(self) -> None:
         """Make the streams before anybody speaks: MQTT acknowledges even what no stream takes in."""
         service = self._credentials.ensure("service", "vim")
-        endpoint = Endpoint(self.broker.url, service.user, service.password, service.inbox_prefix, "stack")
+        endpoint = Endpoint(self.url, service.user, service.password, service.inbox_prefix, "stack", self._ca)
         async with await Bus.connect(endpoint, self.settings.minicloud, "stack") as bus:
             await bus.ensure_streams()
 
@@ -168,12 +173,12 @@ class Stack:
         worker += ["--stop-workloads", *(["--allow-root"] if s.allow_root else [])]
         self._add("worker", worker, "worker", s.node)
         agent = [*python, "services.charagent", "--minicloud", s.minicloud, "--node", s.node]
-        agent += ["--broker", self.broker.mqtt_url, "--user", f"agent.{s.node}"]
+        agent += ["--broker", self.mqtt_url, "--user", f"agent.{s.node}"]
         agent += ["--password-file", str(self.data / "secrets" / f"agent.{s.node}")]
         agent += ["--data", str(self.data / "agent"), *s.agent_options]
         self._add("agent", agent, "agent", s.node)
         if s.fleet:
-            fleet = [*python, "minicloud", "fleet", str(s.fleet), "--data", str(self.data)]
+            fleet = [*python, "minicloud", "fleet", str(s.fleet)]
             self._add("fleet", fleet, "fleet", "local")
 
     def _add(self, name: str, arguments: list[str], role: str, principal: str, **more: str) -> None:
@@ -181,15 +186,82 @@ class Stack:
         environment = {
             **os.environ,
             "MINICLOUD_MINICLOUD": self.settings.minicloud,
-            "MINICLOUD_BROKER": self.broker.url,
-            "MINICLOUD_MQTT": self.broker.mqtt_url,
+            "MINICLOUD_BROKER": self.url,
+            "MINICLOUD_MQTT": self.mqtt_url,
+            **({"MINICLOUD_CA": self._ca} if self._ca else {}),
             "MINICLOUD_USER": user,
             "MINICLOUD_PASSWORD_FILE": str(self.data / "secrets" / user),
             "MINICLOUD_INSTANCE": f"{name}@{self.settings.node}",
             "MALLOC_ARENA_MAX": "2",  # threads of ours allocate little; arenas of their own only cost memory
             **more,
         }
-        self.services[name] = Service(name, arguments, environment)
+        self._processes.services[name] = Service(name, arguments, environment)
+
+    async def _watch_broker(self) -> None:
+        failures = 0
+        while not self._stopping:
+            await asyncio.sleep(0.2)
+            if self.broker.poll() is None:
+                continue
+            self._say("the broker ended; started again")
+            try:
+                await asyncio.to_thread(self.broker.start)
+                failures = 0
+            except Unavailable as error:
+                failures += 1
+                self._say(f"the broker does not start: {error}")
+                await asyncio.sleep(min(10.0, 0.5 * 2**failures))
+
+    @property
+    def services(self) -> dict[str, Service]:
+        """The processes by name."""
+        return self._processes.services
+
+    @property
+    def url(self) -> str:
+        """Where NATS is: with certificates, under the name that they are for."""
+        return self._as_certified(self.broker.url)
+
+    @property
+    def mqtt_url(self) -> str:
+        """Where MQTT is, likewise."""
+        return self._as_certified(self.broker.mqtt_url)
+
+    def _as_certified(self, url: str) -> str:
+        s = self.settings
+        return with_host(url, s.address) if s.tls and s.address else url
+
+
+class Processes:
+    """Processes of ours that are watched: what ends is started again, until all are stopped.
+
+    Args:
+        data: the data folder; each process has a log in its ``logs``.
+        on_event: told in a line what happens.
+    """
+
+    def __init__(self, data: Path, on_event: Callable[[str], None]) -> None:
+        self.data = data
+        self.services: dict[str, Service] = {}
+        self._say = on_event
+        self._watchers: list[asyncio.Task[None]] = []
+        self._stopping = False
+
+    def start(self) -> None:
+        """Start each of ``services`` and watch over it."""
+        for service in self.services.values():
+            self._launch(service)
+            self._watchers.append(asyncio.create_task(self._watch(service)))
+
+    async def stop(self, order: Iterable[str]) -> None:
+        """End them one after the other."""
+        self._stopping = True
+        for watcher in self._watchers:
+            watcher.cancel()
+        for name in order:
+            service = self.services.get(name)
+            if service and service.process:
+                await asyncio.to_thread(_end, service.process)
 
     def _launch(self, service: Service) -> None:
         log = self.data / "logs" / f"{service.name}.log"
@@ -220,21 +292,6 @@ class Stack:
             await asyncio.sleep(pause)
             service.restarts += 1
             self._launch(service)
-
-    async def _watch_broker(self) -> None:
-        failures = 0
-        while not self._stopping:
-            await asyncio.sleep(0.2)
-            if self.broker.poll() is None:
-                continue
-            self._say("the broker ended; started again")
-            try:
-                await asyncio.to_thread(self.broker.start)
-                failures = 0
-            except Unavailable as error:
-                failures += 1
-                self._say(f"the broker does not start: {error}")
-                await asyncio.sleep(min(10.0, 0.5 * 2**failures))
 
 
 def _die_with_parent() -> None:

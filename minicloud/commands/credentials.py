@@ -1,167 +1,205 @@
 """``minicloud credentials``: who may connect to the broker.
 
 Works on a data folder; a broker that runs from it learns of every change at once. A secret is shown
-once, when it is made.
+once, when it is made. ``node`` stands for the agent and the worker of one machine together: making it
+prints the text that ``minicloud join`` takes there.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
-import yaml
 
 from bus.credentials import Credential, Credentials
 from bus.permissions import ROLES
-from schemas.errors import MinicloudError
+from minicloud.invitation import NODE_ROLES, Invitation
+from minicloud.named_commands import NamedCommands
+from minicloud.output import data_option, errors_told, output_option, show, show_one
+from minicloud.site import Site, data_folder
+from schemas.errors import NotFound, Unavailable
 
 _EPILOG: Final = """
 \b
 Examples:
-  minicloud credentials add agent pi-3        # user name agent.pi-3 and its secret
+  minicloud credentials add node pi-3         # the text that `minicloud join` takes on pi-3
+  minicloud credentials add user ada          # user name user.ada and its secret
   minicloud credentials add device thermo-1 --output json
   minicloud credentials list
   minicloud credentials rotate user ada       # a new secret; the old one is dead at once
-  minicloud credentials revoke agent pi-3     # disconnects it at once
+  minicloud credentials revoke node pi-3      # disconnects it at once
 
 \b
 Roles:
-  admin, service  everything
-  agent           what a node is and does, under its own name, by MQTT
-  worker          runs the workloads of the node it is named after
-  device          its own readings and commands, by MQTT
+  node            the agent and the worker of one machine, in one step
   user            publishes requests and reads
   viewer          reads
+  device          its own readings and commands, by MQTT
+  agent           what a node is and does, under its own name, by MQTT
+  worker          runs the workloads of the node it is named after
   fleet           simulated nodes, by MQTT; never under the name of a node with an agent of its own
+  admin, service  everything
 """
 
-Command = Callable[..., None]
-
-
-def _options(command: Command) -> Command:
-    data = click.option(
-        "--data",
-        type=click.Path(path_type=Path, file_okay=False),
-        default=Path(".data"),
-        envvar="MINICLOUD_DATA",
-        show_default=True,
-        show_envvar=True,
-        help="The data folder of the broker.",
-    )
-    output = click.option(
-        "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True
-    )
-    return data(output(command))
-
-
-_ROLE: Final = click.argument("role", type=click.Choice(ROLES))
+_ROLE: Final = click.argument("role", type=click.Choice(["node", *ROLES]), metavar="ROLE")
 _NAME: Final = click.argument("name")
 _MINICLOUD: Final = click.option(
     "--minicloud", default=None, help="The minicloud it belongs to; the data folder's own by default."
 )
 
 
-@click.group("credentials", epilog=_EPILOG)
+@click.group("credentials", cls=NamedCommands, epilog=_EPILOG)
 def credentials() -> None:
     """Make, list, rotate and revoke the credentials of the broker."""
 
 
-@credentials.command("add", epilog="Example:  minicloud credentials add agent pi-3")
+@credentials.command(
+    "add",
+    epilog="""\b
+Examples:
+  minicloud credentials add node pi-3
+  minicloud credentials add user ada
+  minicloud credentials add agent pi-3 --output json
+  ssh hub minicloud credentials add node pi-3 | minicloud join -
+""",
+)
 @_ROLE
 @_NAME
 @_MINICLOUD
-@_options
-def add(role: str, name: str, minicloud: str | None, data: Path, output: str) -> None:
-    """Make a credential; its secret is shown now and never again."""
-    with _told():
-        _show_secret(Credentials(data, minicloud).add(role, name), output)
+@data_option
+@output_option
+@errors_told()
+def add(role: str, name: str, minicloud: str | None, data: Path | None, output: str) -> None:
+    """Make a credential of ROLE for NAME; its secret is shown now and never again."""
+    folder = data_folder(data)
+    if role == "node":
+        site = Site.of(folder)  # before anything is made: a node must know where to go
+        made = Credentials(folder, minicloud).add_many([(each, name) for each in NODE_ROLES])
+        _show_invitation(Invitation.to(site, name, made), output)
+    else:
+        _show_secret(Credentials(folder, minicloud).add(role, name), folder, output)
 
 
-@credentials.command("rotate", epilog="Example:  minicloud credentials rotate user ada")
+@credentials.command(
+    "rotate",
+    epilog="""\b
+Examples:
+  minicloud credentials rotate user ada
+  minicloud credentials rotate node pi-3      # then `minicloud join -` there with the new text
+""",
+)
 @_ROLE
 @_NAME
-@_options
-def rotate(role: str, name: str, data: Path, output: str) -> None:
+@data_option
+@output_option
+@errors_told()
+def rotate(role: str, name: str, data: Path | None, output: str) -> None:
     """Give a credential a new secret; whoever uses the old one is disconnected."""
-    with _told():
-        _show_secret(Credentials(_existing(data)).rotate(role, name), output)
+    folder = _existing(data)
+    stored = Credentials(folder)
+    if role == "node":
+        site = Site.of(folder)
+        _show_invitation(
+            Invitation.to(site, name, [stored.rotate(each, name) for each in NODE_ROLES]), output
+        )
+    else:
+        _show_secret(stored.rotate(role, name), folder, output)
 
 
-@credentials.command("revoke", epilog="Example:  minicloud credentials revoke agent pi-3")
+@credentials.command(
+    "revoke",
+    epilog="""\b
+Examples:
+  minicloud credentials revoke user ada
+  minicloud credentials revoke node pi-3
+""",
+)
 @_ROLE
 @_NAME
-@_options
-def revoke(role: str, name: str, data: Path, output: str) -> None:
+@data_option
+@output_option
+@errors_told()
+def revoke(role: str, name: str, data: Path | None, output: str) -> None:
     """End a credential; whoever uses it is disconnected."""
-    with _told():
-        Credentials(_existing(data)).revoke(role, name)
+    roles = NODE_ROLES if role == "node" else (role,)
+    Credentials(_existing(data)).revoke_many((each, name) for each in roles)
     if output == "table":
         click.echo(f"revoked: {role} {name}")
     else:
-        _show([{"role": role, "name": name, "revoked": True}], output)
+        show([{"role": each, "name": name, "revoked": True} for each in roles], output)
 
 
-@credentials.command("list", epilog="Example:  minicloud credentials list --output yaml")
-@_options
-def list_all(data: Path, output: str) -> None:
+@credentials.command(
+    "list",
+    epilog="""\b
+Examples:
+  minicloud credentials list
+  minicloud credentials list --output yaml
+""",
+)
+@data_option
+@output_option
+@errors_told()
+def list_all(data: Path | None, output: str) -> None:
     """Show every credential; secrets are not stored, so there is none to show."""
-    with _told():
-        entries = Credentials(_existing(data)).list()
+    entries = Credentials(_existing(data)).list()
     shown = ("user", "role", "name", "minicloud", "created", "rotated")
-    _show([{field: getattr(entry, field) for field in shown} for entry in entries], output)
+    rows = [{field: getattr(entry, field) for field in shown} for entry in entries]
+    show(rows, output, none="no credentials; make one with `minicloud credentials add ROLE NAME`")
 
 
-def _show_secret(credential: Credential, output: str) -> None:
+def _show_secret(credential: Credential, folder: Path, output: str) -> None:
     role, _, name = credential.user.partition(".")
     if output != "table":
         document = {"role": role, "name": name, "user": credential.user, "password": credential.password}
-        _show([document], output, one=True)
+        show_one(document, output)
         return
     click.echo(f"user      {credential.user}\npassword  {credential.password}")
     click.echo("Keep the password: it is stored hashed and not shown again.", err=True)
+    if role in ("user", "viewer"):
+        _tell_use(credential, folder)
 
 
-def _show(rows: Sequence[Mapping[str, Any]], output: str, *, one: bool = False) -> None:
-    documents: Any = dict(rows[0]) if one else [dict(row) for row in rows]
-    if output == "json":
-        click.echo(json.dumps(documents, indent=2))
-    elif output == "yaml":
-        click.echo(yaml.safe_dump(documents, sort_keys=False).rstrip())
-    elif not rows:
-        click.echo("no credentials; make one with `minicloud credentials add ROLE NAME`")
-    else:
-        table = [
-            list(rows[0]),
-            *(["-" if cell is None else str(cell) for cell in row.values()] for row in rows),
-        ]
-        widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
-        for line in table:
-            click.echo(
-                "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-            )
-
-
-def _existing(data: Path) -> Path:
-    """The data folder, if it has credentials: a mistyped path must not look like an empty site."""
-    if not (data / "credentials.json").is_file():
-        raise click.ClickException(
-            f"no credentials in {data.absolute()}: name the data folder with --data or MINICLOUD_DATA, "
-            "or make the first credential with `minicloud credentials add ROLE NAME`"
-        )
-    return data
-
-
-@contextmanager
-def _told() -> Iterator[None]:
+def _tell_use(credential: Credential, folder: Path) -> None:
+    """How a person on another machine uses it."""
     try:
-        yield
-    except MinicloudError as error:
-        raise click.ClickException(str(error)) from error
-    except PermissionError as error:
-        raise click.ClickException(
-            f"{error.filename}: not readable or writable by this user; run it as the owner of the data folder"
-        ) from error
+        site = Site.of(folder)
+    except Unavailable:
+        return
+    click.echo("On another machine, with the password in the file `secret`:", err=True)
+    click.echo(
+        f"  export MINICLOUD_BROKER={site.broker_elsewhere} MINICLOUD_MINICLOUD={site.minicloud} "
+        f"MINICLOUD_USER={credential.user} MINICLOUD_PASSWORD_FILE=secret",
+        err=True,
+    )
+
+
+def _show_invitation(invitation: Invitation, output: str) -> None:
+    if output != "table":
+        show_one(
+            {"node": invitation.node, "minicloud": invitation.minicloud, "join": invitation.text()}, output
+        )
+        return
+    click.echo(invitation.text())
+    click.echo(
+        f"On {invitation.node}, type `minicloud join` and paste that line. It holds secrets.", err=True
+    )
+    if invitation.local_only:
+        click.echo(
+            f"The broker listens on {invitation.broker} only: for other machines, "
+            "start it with `minicloud up --host 0.0.0.0`.",
+            err=True,
+        )
+
+
+def _existing(data: Path | None) -> Path:
+    """The data folder, if it has credentials: a mistyped path must not look like an empty site."""
+    folder = data_folder(data)
+    if not (folder / "credentials.json").is_file():
+        raise NotFound(
+            f"no credentials in {folder}",
+            expected="the data folder, by --data or MINICLOUD_DATA, "
+            "or a first `minicloud credentials add ROLE NAME`",
+        )
+    return folder

@@ -3,64 +3,74 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from minicloud.output import command, data_option, output_option, show, show_one
+from minicloud.output import command, data_option, output_option, problem_lines, show, show_one, since
 from minicloud.requestfile import read_request
 from minicloud.story import decision_lines, endpoint_lines, status_line
 from schemas.deployment import Decision, DeploymentStatus
-from schemas.errors import NotFound
+from schemas.errors import RequestTimeout
+
+if TYPE_CHECKING:
+    from minicloud.client import Minicloud, Until
 
 
 @click.command(
     epilog="""\b
 Examples:
   minicloud deploy examples/hello.yaml
+  minicloud deploy examples/job.yaml --until ends      # the exit code says how the job went
   minicloud deploy examples/hello.yaml --no-wait
   cat request.json | minicloud deploy - -o json
 """
 )
-@click.argument("file")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Await that it runs or is refused.")
+@click.option(
+    "--until", type=click.Choice(["runs", "ends"]), default="runs", show_default=True, help="What to await."
+)
 @click.option("--timeout", default=300.0, show_default=True, help="Seconds to wait.")
 @data_option
 @output_option
 @command
-async def deploy(file: str, wait: bool, timeout: float, data: Path | None, output: str) -> int:
-    """Publish the deployment request in FILE and follow it until it runs.
+async def deploy(file: str, wait: bool, until: Until, timeout: float, data: Path | None, output: str) -> int:
+    """Publish the deployment request in FILE (YAML or JSON; - for standard input) and follow it until it runs.
 
-    The exit code is 0 if it runs (or completed), 1 if it was refused or failed.
+    The exit code is 0 if it runs (or completed), 1 if it was refused or failed. What is published again with
+    other content is an update; the same content again changes nothing.
     """
     from minicloud.client import connect  # noqa: PLC0415
 
     request = read_request(file)
-    live = output == "table"
-
-    def tell(event: DeploymentStatus | Decision) -> None:
-        if not live:
-            return
-        for line in [status_line(event)] if isinstance(event, DeploymentStatus) else decision_lines(event):
-            click.echo(line)
-
+    begun = datetime.now(UTC)
     async with connect(data) as cloud:
         if not wait:
             deployment = await cloud.request(request)
-            if live:
+            if output == "table":
                 click.echo(f"requested {deployment}; follow it with `minicloud why {deployment}`")
             else:
                 show_one({"deployment": deployment, "state": "requested"}, output)
             return 0
-        status = await cloud.deploy(request, timeout=timeout, on_event=tell)
-    if live:
-        for line in endpoint_lines(status):
-            click.echo(line)
-        for problem in status.problems:
-            right = f" (expected {problem['expected']})" if problem.get("expected") else ""
-            click.echo(f"              {problem.get('field')}: {problem['message']}{right}")
-    else:
-        show_one(status.model_dump(mode="json", by_alias=True), output)
+        if output == "table":
+            from minicloud.progress import Progress  # noqa: PLC0415 - rich takes a while to load
+
+            with Progress(request.deployment or "") as progress:
+                status = await cloud.deploy(request, timeout=timeout, until=until, on_event=progress.tell)
+            for line in [
+                *endpoint_lines(status),
+                *(f"              {p}" for p in problem_lines(status.problems)),
+            ]:
+                click.echo(line)
+            if status.observed_at < begun:
+                click.echo("              nothing changes: the same request was published before")
+        else:
+            status = await cloud.deploy(request, timeout=timeout, until=until)
+            show_one(status.model_dump(mode="json", by_alias=True), output)
     return 0 if status.state in ("running", "completed") and status.reason != "UpdateRejected" else 1
 
 
@@ -69,7 +79,7 @@ async def deploy(file: str, wait: bool, timeout: float, data: Path | None, outpu
 @output_option
 @command
 async def deployments(data: Path | None, output: str) -> None:
-    """List the deployments and where they run."""
+    """List the deployments and where they run; AGE is how long each has been in its state."""
     from minicloud.client import connect  # noqa: PLC0415
 
     async with connect(data) as cloud:
@@ -77,13 +87,24 @@ async def deployments(data: Path | None, output: str) -> None:
     if output == "table":
         for row in rows:
             replicas = row["replicas"]
+            row["age"] = since(row["updated"])
             row["nodes"] = sorted({replica["node"] for replica in replicas})
             row["runtime"] = sorted({replica["runtime"] for replica in replicas})
             row["restarts"] = sum(replica["restarts"] for replica in replicas)
             row["endpoints"] = [
                 e.get("url") or f"{e['address']}:{e['port']}" for r in replicas for e in r["endpoints"]
             ]
-    columns = ["deployment", "state", "generation", "nodes", "runtime", "restarts", "endpoints", "message"]
+    columns = [
+        "deployment",
+        "state",
+        "age",
+        "generation",
+        "nodes",
+        "runtime",
+        "restarts",
+        "endpoints",
+        "message",
+    ]
     show(rows, output, columns=columns, none="no deployments; publish one with `minicloud deploy FILE`")
 
 
@@ -108,31 +129,60 @@ async def why(deployment: str, data: Path | None, output: str) -> None:
             click.echo(line)
         for held in decision.enforced:
             click.echo(f"              {held.field}: enforced by {held.by}")
-    for problem in known["status"]["problems"]:
-        click.echo(f"              {problem.get('field')}: {problem['message']}")
+    for line in problem_lines(known["status"]["problems"]):
+        click.echo(f"              {line}")
 
 
-@click.command(epilog="\b\nExamples:\n  minicloud logs hello\n  minicloud logs hello --replica 1 --tail 20")
+@click.command(
+    epilog="""\b
+Examples:
+  minicloud logs hello
+  minicloud logs hello --follow               # until it ends, or Ctrl-C
+  minicloud logs hello --replica 1 --tail 20 -o json
+"""
+)
 @click.argument("deployment")
 @click.option("--replica", type=click.IntRange(min=0), help="Only this replica.")
 @click.option(
     "--tail", default=100, show_default=True, type=click.IntRange(1, 5000), help="Last lines of each."
 )
+@click.option("--follow", "-f", is_flag=True, help="Go on with what they say, until the deployment ends.")
 @data_option
 @output_option
 @command
-async def logs(deployment: str, replica: int | None, tail: int, data: Path | None, output: str) -> None:
-    """Print what the replicas of a deployment said last."""
+async def logs(
+    deployment: str, replica: int | None, tail: int, follow: bool, data: Path | None, output: str
+) -> None:
+    """Print what the replicas of a deployment said last.
+
+    With --follow, -o json prints one document a line: {"workload": ..., "line": ...}.
+    """
     from minicloud.client import connect  # noqa: PLC0415
 
     async with connect(data) as cloud:
+        if follow:
+            several = replica is None and len((await cloud.deployment(deployment))["replicas"]) > 1
+            async for name, said in cloud.follow_logs(deployment, replica=replica, tail=tail):
+                for line in said:
+                    if output == "table":
+                        click.echo(_said(name, line, named=several))
+                    else:  # JSON is YAML, too
+                        click.echo(
+                            ("---\n" if output == "yaml" else "")
+                            + json.dumps({"workload": name, "line": line})
+                        )
+            return
         lines = await cloud.logs(deployment, replica=replica, tail=tail)
     if output != "table":
         show([{"workload": name, "lines": said} for name, said in lines.items()], output)
         return
     for name, said in lines.items():
         for line in said:
-            click.echo(f"{click.style(name, fg='cyan')}  {line}" if len(lines) > 1 else line)
+            click.echo(_said(name, line, named=len(lines) > 1))
+
+
+def _said(workload: str, line: str, *, named: bool) -> str:
+    return f"{click.style(workload, fg='cyan')}  {line}" if named else line
 
 
 @click.command(epilog="\b\nExamples:\n  minicloud cancel hello\n  minicloud cancel hello --no-wait")
@@ -151,18 +201,31 @@ async def cancel(
 
     async with connect(data) as cloud:
         known = await cloud.deployment(deployment)  # a mistyped id must not look like a success
-        await cloud.cancel(deployment, reason)
-        state = "cancelled"
-        if wait and known["state"] not in ("stopped", "rejected"):
-            async with asyncio.timeout(timeout):
-                async for event in cloud.events(deployment):
-                    if isinstance(event, DeploymentStatus):
-                        state = event.state
-                        if state == "stopped":
-                            break
-            if state != "stopped":
-                raise NotFound(f"{deployment} has not ended")
+        state = str(known["state"])
+        ended = state in ("stopped", "rejected")
+        if not ended:
+            await cloud.cancel(deployment, reason)
+            state = "cancelled"
+        if wait and not ended:
+            state = await _ending(cloud, deployment, timeout)
     if output == "table":
-        click.echo(f"{deployment} {state}")
+        click.echo(f"{deployment} was {state} already" if ended else f"{deployment} {state}")
     else:
         show_one({"deployment": deployment, "state": state}, output)
+
+
+async def _ending(cloud: Minicloud, deployment: str, timeout: float) -> str:
+    """Await that a deployment is stopped."""
+    last = "what it was"
+    try:
+        async with asyncio.timeout(timeout):
+            async for event in cloud.events(deployment):
+                if isinstance(event, DeploymentStatus):
+                    last = f"{event.state}: {event.message}"
+                    if event.state == "stopped":
+                        return event.state
+    except TimeoutError:
+        pass
+    raise RequestTimeout(
+        f"{deployment} has not ended within {timeout:g} s; it is {last}", expected="its node and vim to run"
+    )

@@ -26,19 +26,40 @@ _COLUMNS = [
 
 
 @click.command(
-    epilog="\b\nExamples:\n  minicloud nodes\n  minicloud nodes --wide\n  minicloud nodes -o json | jq '.[].name'"
+    epilog="""\b
+Examples:
+  minicloud nodes
+  minicloud nodes --wide --all                # also those that are lost
+  minicloud nodes --watch                     # a live table; lines of changes on a pipe
+  minicloud nodes -o json | jq '.[].name'
+"""
 )
 @click.option("--wide", is_flag=True, help="More columns.")
+@click.option("--all", "-a", "everybody", is_flag=True, help="Also the nodes that are lost.")
+@click.option("--watch", "-w", "live", is_flag=True, help="Go on showing them, with what runs on each.")
 @data_option
 @output_option
 @command
-async def nodes(wide: bool, data: Path | None, output: str) -> None:
-    """List the nodes and how they do."""
+async def nodes(wide: bool, everybody: bool, live: bool, data: Path | None, output: str) -> None:
+    """List the nodes and how they do.
+
+    With --watch, -o json prints one document a line, for each node and each change.
+    """
     from minicloud.client import connect  # noqa: PLC0415
 
     columns = _COLUMNS + (["region.city", "os.name", "gpu.name", "temperature", "age"] if wide else [])
     async with connect(data) as cloud:
-        answer = await cloud.query("", sort=[{"name": "asc"}], fields=None if output != "table" else columns)
+        if live:
+            from minicloud.nodewatch import watch_nodes  # noqa: PLC0415 - rich takes a while to load
+
+            await watch_nodes(cloud, output, everybody=everybody)
+            return
+        question: dict[str, Any] = {"sort": [{"name": "asc"}]}
+        if everybody:
+            question["where"] = {"state": {"$exists": True}}
+        if output == "table":
+            question["fields"] = columns
+        answer = await cloud.query(question)
     show(answer.nodes, output, columns=columns, none="no nodes yet; an agent makes this machine one")
 
 

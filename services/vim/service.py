@@ -7,6 +7,7 @@ the queue; a slow tick does too, so that nothing waits for an event that was los
 from __future__ import annotations
 
 import asyncio
+import difflib
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final
@@ -186,9 +187,10 @@ class Vim:
     async def _get(self, which: _Which) -> dict[str, Any]:
         life = self.state.lives.get(which.deployment)
         if life is None or life.status is None:
-            known = ", ".join(sorted(self.state.lives)[:10])
+            known = sorted(name for name, life in self.state.lives.items() if life.status)
+            near = difflib.get_close_matches(which.deployment, known, 3) or known[:10]
             raise NotFound(
-                f"no deployment {which.deployment!r}", expected=f"one of {known}" if known else None
+                f"there is no deployment {which.deployment!r}", expected=" or ".join(near) if near else None
             )
         return {
             **_summary(life),

@@ -11,7 +11,6 @@ import asyncio
 import fcntl
 import hashlib
 import os
-import re
 import stat
 import tempfile
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from schemas.errors import NotFound
 from services.vim.worker.cgroup import Cgroups
 from services.vim.worker.container import ContainerRuntime
 from services.vim.worker.image import ImageStore
+from services.vim.worker.logs import Read, last_lines, lines_after
 from services.vim.worker.observed import Observed
 from services.vim.worker.ports import Ports
 from services.vim.worker.process import ProcessRuntime, reachable
@@ -34,10 +34,6 @@ from services.vim.worker.shim import Identity
 from services.vim.worker.state import Folder
 from services.vim.worker.supervisor import Node, Supervisor
 from services.vim.worker.workload import CannotRun, Workload
-
-#: Terminal commands and control characters: a log is read in somebody's terminal.
-_CONTROL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[@-Z\\^_a-z])|[\x00-\x08\x0b-\x1f\x7f]")
-_TAIL_BYTES = 1024 * 1024
 
 
 class Engine:
@@ -162,14 +158,23 @@ class Engine:
         Raises:
             NotFound: if this node has no such workload.
         """
+        return self.read_logs(workload, tail).lines
+
+    def read_logs(self, workload: str, tail: int, after: str | None = None) -> Read:
+        """The same with the position where it ends; ``after`` a position, what was printed since.
+
+        Raises:
+            NotFound: if this node has no such workload.
+        """
         supervisor = self._supervisors.get(workload)
         if supervisor is None or supervisor.done:
             known = ", ".join(name for name, found in sorted(self._supervisors.items()) if not found.done)
             raise NotFound(f"this node runs no workload {workload[:80]!r}", expected=known or None)
-        lines: list[str] = []
-        for file in supervisor.logs():
-            lines += _last_lines(file, tail)
-        return lines[-tail:] if tail > 0 else []
+        if after is None:
+            return last_lines(supervisor.logs(), tail)
+        observed = supervisor.observed()
+        ended = observed is not None and observed["state"] in ("completed", "failed", "stopped")
+        return lines_after(supervisor.logs(), after, ended=ended)
 
     def _tell(self, observed: Observed) -> None:
         for listener in self._listeners:
@@ -203,13 +208,3 @@ def _work_root(name: str, workloads: Path, settings: EngineSettings) -> Path | N
         )
     root.chmod(0o711)
     return root
-
-
-def _last_lines(file: Path, tail: int) -> list[str]:
-    try:
-        with file.open("rb") as output:
-            output.seek(max(0, file.stat().st_size - _TAIL_BYTES))
-            text = _CONTROL.sub("", output.read().decode(errors="replace"))
-    except OSError:
-        return []
-    return text.splitlines()[-tail:]

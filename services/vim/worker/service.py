@@ -81,12 +81,13 @@ class WorkerSettings(Settings):
 
 
 class LogsRequest(BaseModel):
-    """Ask for what a workload printed: the last ``tail`` lines."""
+    """Ask for what a workload printed: the last ``tail`` lines, or what came ``after`` a position."""
 
     model_config = ConfigDict(extra="forbid")
 
     workload: str = Field(max_length=80)
     tail: int = Field(default=100, ge=1, le=10_000)
+    after: str | None = Field(default=None, max_length=64)
 
 
 class Worker:
@@ -202,14 +203,20 @@ class Worker:
 
     async def logs(self, request: LogsRequest) -> dict[str, Any]:
         """What a workload printed, oldest line first; long answers lose their beginning."""
-        lines = self._engine.logs(request.workload, request.tail)
+        read = self._engine.read_logs(request.workload, request.tail, request.after)
         size, kept = 0, []
-        for line in reversed(lines):
+        for line in reversed(read.lines):
             size += len(line.encode()) + 8
             if size > _ANSWER_LIMIT:
                 break
             kept.append(line)
-        return {"workload": request.workload, "lines": kept[::-1], "truncated": len(kept) < len(lines)}
+        return {
+            "workload": request.workload,
+            "lines": kept[::-1],
+            "truncated": len(kept) < len(read.lines),
+            "position": read.position,
+            "more": read.more,
+        }
 
     async def say(self, state: str) -> None:
         """Publish the worker's own status; a broker that is away gets the next one."""
