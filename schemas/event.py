@@ -60,7 +60,9 @@ class Event(BaseModel, Generic[Data]):
 
     def to_json(self) -> bytes:
         """The event as it travels."""
-        return self.model_dump_json(by_alias=True, exclude_none=False).encode()
+        if self.subject is None:  # null means the same, but not to every reader of CloudEvents
+            return self.model_dump_json(by_alias=True, exclude={"subject"}).encode()
+        return self.model_dump_json(by_alias=True).encode()
 
 
 def event(data: Data, source: str, subject: str | None = None, *, event_id: str | None = None) -> Event[Data]:
@@ -96,7 +98,8 @@ def read_event(payload: bytes, kind: type[Data], *, source: str = "/unknown") ->
     try:
         return _reader(kind).validate_json(payload)  # type: ignore[no-any-return]
     except ValidationError as error:
-        if any(problem["loc"] == ("source",) for problem in _problems(error)):  # no envelope at all
+        missing = {problem["loc"] for problem in _problems(error) if problem["type"] == "missing"}
+        if {("source",), ("type",)} <= missing:  # no envelope at all
             return wrap(read_document(payload, kind), source, hashlib.sha256(payload).hexdigest())
         raise invalid(error, kind.__name__) from None
 
