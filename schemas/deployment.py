@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, Field, StringConstraints, field_validator, model_validator
 
+from schemas.errors import BrokenRule
 from schemas.event import Document, EventData
 from schemas.names import Token
 from schemas.node import Acceleration, RuntimeName, _Part
@@ -84,7 +85,10 @@ class KernelImage(Document):
 def _exactly_one(document: BaseModel, *fields: str) -> None:
     given = [field for field in fields if getattr(document, field) is not None]
     if len(given) != 1:
-        raise ValueError(f"exactly one of {', '.join(fields)} is needed, got {', '.join(given) or 'none'}")
+        raise BrokenRule(
+            f"exactly one of {', '.join(fields)} is needed, got {', '.join(given) or 'none'}",
+            expected=f"one of {', '.join(fields)}",
+        )
 
 
 class Images(Document):
@@ -146,7 +150,9 @@ class File(Document):
     @classmethod
     def _inside(cls, path: str) -> str:
         if ".." in path.split("/"):
-            raise ValueError("'..' is not allowed in the path of a file")
+            raise BrokenRule(
+                "'..' is not allowed in the path of a file", expected="a path inside the workload"
+            )
         return path
 
 
@@ -267,22 +273,42 @@ class DeploymentRequest(EventData):
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if len(set(self.runtimes)) != len(self.runtimes):
-            raise ValueError("runtimes: each runtime may be named once")
+            raise BrokenRule("a runtime is named twice", field="runtimes", expected="each runtime once")
         missing = [name for name in self.runtimes if getattr(self.images, name) is None]
         if missing:
-            raise ValueError(f"images: no image for runtime {', '.join(missing)}")
+            raise BrokenRule(
+                f"no image for runtime {', '.join(missing)}",
+                field="images",
+                expected="an image for each of the runtimes",
+            )
         names = [port.name for port in self.ports]
         if len(set(names)) != len(names):
-            raise ValueError("ports: each port needs a name of its own")
-        if self.health and self.health.http and not self.ports:
-            raise ValueError("health: an http probe needs a port")
-        if self.health and self.health.port and self.health.port not in names:
-            raise ValueError(f"health: no port is named {self.health.port}")
+            raise BrokenRule(
+                "a name is used twice", field="ports", expected="each port with a name of its own"
+            )
+        if self.health:
+            self._probe_can_be_made(self.health, names)
         if self.spread and self.pack:
-            raise ValueError("spread and pack exclude each other")
-        if self.restart == "never" and self.health and self.health.http:
-            raise ValueError("health: a job (restart: never) has its exit code, not an http probe")
+            raise BrokenRule(
+                "it excludes pack: replicas lie apart or together", field="spread", expected="one of them"
+            )
         return self
+
+    def _probe_can_be_made(self, health: Health, ports: list[str]) -> None:
+        if health.http and self.restart == "never":
+            raise BrokenRule(
+                "a job (restart: never) has its exit code",
+                field="health.http",
+                expected="no http probe, or another restart",
+            )
+        if health.http and not ports:
+            raise BrokenRule("an http probe needs a port", field="health.http", expected="a port in ports")
+        if health.port and health.port not in ports:
+            raise BrokenRule(
+                f"no port is named {health.port}",
+                field="health.port",
+                expected=f"one of {', '.join(ports)}" if ports else "a name of one of the ports",
+            )
 
     def spec_hash(self) -> str:
         """The identity of the content: the same request again is a repeat, another is an update."""

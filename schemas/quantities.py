@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, WithJsonSchema
 
-from schemas.errors import InvalidQuantity
+from schemas.errors import BrokenRule, InvalidQuantity
 
 _DIGITS: Final = r"[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
 _NUMBER: Final = re.compile(rf"\s*(?P<number>{_DIGITS})\s*(?P<suffix>[A-Za-z]*)\s*")
@@ -107,7 +107,7 @@ def _quantity(parse: Any) -> BeforeValidator:
         try:
             return parse(value)
         except InvalidQuantity as error:
-            raise ValueError(str(error)) from None
+            raise BrokenRule(error.message, expected=error.expected) from None
 
     return BeforeValidator(validate)
 
