@@ -36,7 +36,7 @@ fleet: $(VENV)/run  ## a stack with N=100 simulated nodes, until Ctrl-C
 	@$(PY) -m minicloud up --fleet $(N)
 
 docs: $(VENV)/test  ## regenerate docs/reference from schemas/
-	@$(PY) -m schemas.export docs/reference
+	@$(PY) -m docs.generate
 
 lock: $(VENV)/test  ## resolve the dependencies anew
 	@$(PY) -m pip install -q uv

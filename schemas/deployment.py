@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, Field, StringConstraints, field_validator, model_validator
 
+from schemas.errors import BrokenRule
 from schemas.event import Document, EventData
 from schemas.names import Token
 from schemas.node import Acceleration, RuntimeName, _Part
@@ -24,14 +25,26 @@ _Text = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=
 
 
 class ProcessImage(Document):
-    """A program that the node already has."""
+    """A program that the node already has.
+
+    Attributes:
+        command: the program and its arguments.
+        directory: where it starts; a folder of its own unless given.
+    """
 
     command: list[_Text] = Field(min_length=1)
     directory: _Text | None = None
 
 
 class ContainerImage(Document):
-    """A container from an OCI registry, an OCI layout on disk or a root filesystem: exactly one of them."""
+    """A container from an OCI registry, an OCI layout on disk or a root filesystem: exactly one of them.
+
+    Attributes:
+        image: a reference in an OCI registry.
+        layout: the folder of an OCI layout.
+        rootfs: the folder of a root filesystem.
+        command: in place of the image's own; a root filesystem has none of its own.
+    """
 
     image: _Text | None = None
     layout: _Text | None = None
@@ -45,7 +58,16 @@ class ContainerImage(Document):
 
 
 class KernelImage(Document):
-    """A kernel that boots by itself: a file, an OCI layout or an image as Unikraft's tools make them."""
+    """A kernel that boots by itself: a file, an OCI layout or an image as Unikraft's tools make them.
+
+    Attributes:
+        kernel: the file of a kernel.
+        initrd: its initial RAM disk.
+        layout: the folder of an OCI layout.
+        image: a reference in an OCI registry.
+        disk: the file of a disk image.
+        arguments: the kernel's command line.
+    """
 
     kernel: _Text | None = None
     initrd: _Text | None = None
@@ -63,11 +85,21 @@ class KernelImage(Document):
 def _exactly_one(document: BaseModel, *fields: str) -> None:
     given = [field for field in fields if getattr(document, field) is not None]
     if len(given) != 1:
-        raise ValueError(f"exactly one of {', '.join(fields)} is needed, got {', '.join(given) or 'none'}")
+        raise BrokenRule(
+            f"exactly one of {', '.join(fields)} is needed, got {', '.join(given) or 'none'}",
+            expected=f"one of {', '.join(fields)}",
+        )
 
 
 class Images(Document):
-    """One image for each runtime that the request allows."""
+    """One image for each runtime that the request allows.
+
+    Attributes:
+        process: a program that the node has.
+        container: a container.
+        unikernel: an application that is its own kernel.
+        vm: a kernel with an operating system around it.
+    """
 
     process: ProcessImage | None = None
     container: ContainerImage | None = None
@@ -76,14 +108,25 @@ class Images(Document):
 
 
 class Resources(Document):
-    """Limits that the kernel enforces; vim adds the runtime's own overhead to what it reserves."""
+    """Limits that the kernel enforces; vim adds the runtime's own overhead to what it reserves.
+
+    Attributes:
+        cpu: cores; without it, no limit and no reservation.
+        memory: bytes, at least 1MiB; without it, no limit and no reservation.
+    """
 
     cpu: Cores | None = Field(default=None, gt=0, le=1024)
     memory: Bytes | None = Field(default=None, ge=1024 * 1024)
 
 
 class Port(Document):
-    """A port that the workload serves; ``host_port`` pins the node's side, else a free one is taken."""
+    """A port that the workload serves; ``host_port`` pins the node's side, else a free one is taken.
+
+    Attributes:
+        name: what others call it.
+        port: where the workload listens.
+        host_port: where the node listens; a free port unless given.
+    """
 
     name: Token
     port: int = Field(ge=1, le=65535)
@@ -91,7 +134,13 @@ class Port(Document):
 
 
 class File(Document):
-    """A file that the workload finds at start, given in the request itself."""
+    """A file that the workload finds at start, given in the request itself.
+
+    Attributes:
+        path: below the workload's folder, without `..`.
+        content: text, at most 256 KiB.
+        mode: permission bits as a number; 420 is 0644.
+    """
 
     path: Annotated[str, StringConstraints(pattern=r"^/?[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$", max_length=512)]
     content: str = Field(max_length=256 * 1024)
@@ -101,12 +150,23 @@ class File(Document):
     @classmethod
     def _inside(cls, path: str) -> str:
         if ".." in path.split("/"):
-            raise ValueError("'..' is not allowed in the path of a file")
+            raise BrokenRule(
+                "'..' is not allowed in the path of a file", expected="a path inside the workload"
+            )
         return path
 
 
 class Health(Document):
-    """How to tell that the workload serves: an HTTP path that answers, or a line on its console."""
+    """How to tell that the workload serves: an HTTP path that answers, or a line on its console.
+
+    Attributes:
+        http: the path that must answer with a status from 200 to 399.
+        console: the text that must appear on the console.
+        port: the port by its name; the first unless given.
+        every: between two probes.
+        timeout: of one probe.
+        failures: how many in a row make it unhealthy.
+    """
 
     http: Annotated[str, StringConstraints(pattern=r"^/[^\s]*$", max_length=1024)] | None = None
     console: _Text | None = None
@@ -122,20 +182,35 @@ class Health(Document):
 
 
 class Spread(Document):
-    """Put replicas on different values of an attribute, such as ``name`` or ``rack``."""
+    """Put replicas on different values of an attribute, such as ``name`` or ``rack``.
+
+    Attributes:
+        over: the attribute.
+    """
 
     over: Annotated[str, StringConstraints(min_length=1, max_length=128)]
 
 
 class OnLoss(Document):
-    """What to do when a replica's node is lost."""
+    """What to do when a replica's node is lost.
+
+    Attributes:
+        replace_after: how long a lost node is waited for.
+        singleton: whether two of it must never run at once, even if that means none.
+    """
 
     replace_after: Seconds = Field(default=30.0, ge=1, le=86400, alias="replaceAfter")
     singleton: bool = False
 
 
 class DataUse(Document):
-    """A bucket that the workload uses."""
+    """A bucket that the workload uses.
+
+    Attributes:
+        bucket: its name.
+        access: what the workload does with it.
+        mount: where it finds it.
+    """
 
     bucket: Token
     access: Literal["read", "write", "read-write"] = "read"
@@ -143,7 +218,29 @@ class DataUse(Document):
 
 
 class DeploymentRequest(EventData):
-    """What somebody wants to run (contract, Deployment request)."""
+    """What somebody wants to run (contract, Deployment request).
+
+    Attributes:
+        id: the deployment's id, in the subject too; the name unless given.
+        name: what people call it.
+        runtimes: in order of preference; the first that fits somewhere wins.
+        images: one image for each runtime named.
+        resources: limits of one replica.
+        ports: what it serves.
+        env: its environment.
+        files: files that it finds at start.
+        replicas: how many of it run.
+        where: conditions of the query language that every node must meet.
+        prefer: what ranks the nodes that meet them, the first before the second.
+        spread: an attribute over whose values replicas are spread.
+        pack: whether the fullest node that fits is preferred.
+        data: buckets that it uses.
+        health: how to tell that it serves.
+        restart: when it ended: always again, only after a failure, or never, as a job.
+        on_loss: what happens when its node is lost.
+        user: `root` where the workload must be root and the node allows it; else an ordinary user.
+        priority: who is placed first when not all fit at once; higher is sooner.
+    """
 
     model_config = Document.model_config
     event_type: ClassVar[str] = "minicloud.deployment.requested.v1"
@@ -176,22 +273,42 @@ class DeploymentRequest(EventData):
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if len(set(self.runtimes)) != len(self.runtimes):
-            raise ValueError("runtimes: each runtime may be named once")
+            raise BrokenRule("a runtime is named twice", field="runtimes", expected="each runtime once")
         missing = [name for name in self.runtimes if getattr(self.images, name) is None]
         if missing:
-            raise ValueError(f"images: no image for runtime {', '.join(missing)}")
+            raise BrokenRule(
+                f"no image for runtime {', '.join(missing)}",
+                field="images",
+                expected="an image for each of the runtimes",
+            )
         names = [port.name for port in self.ports]
         if len(set(names)) != len(names):
-            raise ValueError("ports: each port needs a name of its own")
-        if self.health and self.health.http and not self.ports:
-            raise ValueError("health: an http probe needs a port")
-        if self.health and self.health.port and self.health.port not in names:
-            raise ValueError(f"health: no port is named {self.health.port}")
+            raise BrokenRule(
+                "a name is used twice", field="ports", expected="each port with a name of its own"
+            )
+        if self.health:
+            self._probe_can_be_made(self.health, names)
         if self.spread and self.pack:
-            raise ValueError("spread and pack exclude each other")
-        if self.restart == "never" and self.health and self.health.http:
-            raise ValueError("health: a job (restart: never) has its exit code, not an http probe")
+            raise BrokenRule(
+                "it excludes pack: replicas lie apart or together", field="spread", expected="one of them"
+            )
         return self
+
+    def _probe_can_be_made(self, health: Health, ports: list[str]) -> None:
+        if health.http and self.restart == "never":
+            raise BrokenRule(
+                "a job (restart: never) has its exit code",
+                field="health.http",
+                expected="no http probe, or another restart",
+            )
+        if health.http and not ports:
+            raise BrokenRule("an http probe needs a port", field="health.http", expected="a port in ports")
+        if health.port and health.port not in ports:
+            raise BrokenRule(
+                f"no port is named {health.port}",
+                field="health.port",
+                expected=f"one of {', '.join(ports)}" if ports else "a name of one of the ports",
+            )
 
     def spec_hash(self) -> str:
         """The identity of the content: the same request again is a repeat, another is an update."""
@@ -199,7 +316,11 @@ class DeploymentRequest(EventData):
 
 
 class Cancellation(EventData):
-    """The wish that a deployment ends."""
+    """The wish that a deployment ends.
+
+    Attributes:
+        reason: why, for whoever reads the status.
+    """
 
     model_config = Document.model_config
     event_type: ClassVar[str] = "minicloud.deployment.cancelled.v1"

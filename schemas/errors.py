@@ -150,6 +150,22 @@ class TooOld(MinicloudError):
     status = 410
 
 
+class BrokenRule(ValueError):
+    """A rule of a model that types cannot say; pydantic collects it among a document's problems.
+
+    Attributes:
+        message: what was wrong.
+        field: where below the model; None for the model itself.
+        expected: what would be right.
+    """
+
+    def __init__(self, message: str, *, field: str | None = None, expected: str | None = None) -> None:
+        super().__init__(f"{message} (expected {expected})" if expected else message)
+        self.message = message
+        self.field = field
+        self.expected = expected
+
+
 _BY_CODE: dict[str, type[MinicloudError]] = {
     kind.code: kind
     for kind in (
@@ -179,7 +195,14 @@ def from_document(document: dict[str, Any]) -> MinicloudError:
     """The error that :meth:`MinicloudError.document` described; unknown codes become the root."""
     kind = _BY_CODE.get(str(document.get("code")), MinicloudError)
     message = str(document.get("message", "no message"))
-    field, expected = document.get("field"), document.get("expected")
+    field, expected = _text(document.get("field")), _text(document.get("expected"))
     if issubclass(kind, InvalidDocument):
-        return kind(message, field=field, expected=expected, problems=document.get("problems"))
+        problems = document.get("problems")
+        told = [one for one in problems if isinstance(one, dict)] if isinstance(problems, list) else []
+        return kind(message, field=field, expected=expected, problems=told)
     return kind(message, field=field, expected=expected)
+
+
+def _text(value: Any) -> str | None:
+    """Another version may say it otherwise than we would."""
+    return None if value is None else str(value)

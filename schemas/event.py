@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from schemas.errors import InvalidDocument
+from schemas.errors import BrokenRule, InvalidDocument
 
 Data = TypeVar("Data", bound="EventData")
 _TOLD: Final = 20
@@ -60,7 +60,9 @@ class Event(BaseModel, Generic[Data]):
 
     def to_json(self) -> bytes:
         """The event as it travels."""
-        return self.model_dump_json(by_alias=True, exclude_none=False).encode()
+        if self.subject is None:  # null means the same, but not to every reader of CloudEvents
+            return self.model_dump_json(by_alias=True, exclude={"subject"}).encode()
+        return self.model_dump_json(by_alias=True).encode()
 
 
 def event(data: Data, source: str, subject: str | None = None, *, event_id: str | None = None) -> Event[Data]:
@@ -96,7 +98,8 @@ def read_event(payload: bytes, kind: type[Data], *, source: str = "/unknown") ->
     try:
         return _reader(kind).validate_json(payload)  # type: ignore[no-any-return]
     except ValidationError as error:
-        if any(problem["loc"] == ("source",) for problem in _problems(error)):  # no envelope at all
+        missing = {problem["loc"] for problem in _problems(error) if problem["type"] == "missing"}
+        if {("source",), ("type",)} <= missing:  # no envelope at all
             return wrap(read_document(payload, kind), source, hashlib.sha256(payload).hexdigest())
         raise invalid(error, kind.__name__) from None
 
@@ -121,14 +124,7 @@ def read_document(payload: bytes | str | dict[str, Any], kind: type[Any]) -> Any
 
 def invalid(error: ValidationError, what: str) -> InvalidDocument:
     """The readable error of a failed validation: each problem with its field and its cure."""
-    problems = [
-        {
-            "field": ".".join(str(part) for part in problem["loc"]) or None,
-            "message": problem["msg"].removeprefix("Value error, "),
-            "expected": _expectation(problem),
-        }
-        for problem in _problems(error)
-    ]
+    problems = [_told(problem) for problem in _problems(error)]
     first = problems[0]
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return InvalidDocument(
@@ -144,8 +140,16 @@ def _problems(error: ValidationError) -> list[Any]:
     return error.errors(include_url=False, include_input=False)[:_TOLD]
 
 
-def _expectation(problem: Any) -> str | None:
-    if problem["type"] == "extra_forbidden":
-        return "only fields of the schema"
+def _told(problem: Any) -> dict[str, str | None]:
     context = problem.get("ctx") or {}
-    return str(context["expected"]) if "expected" in context else None
+    where = [str(part) for part in problem["loc"] if part != "[key]"]
+    rule = context.get("error")
+    if isinstance(rule, BrokenRule):
+        where += [rule.field] if rule.field else []
+        message, expected = rule.message, rule.expected
+    else:
+        message = problem["msg"].removeprefix("Value error, ")
+        expected = str(context["expected"]) if "expected" in context else None
+    if problem["type"] == "extra_forbidden":
+        expected = "only fields of the schema"
+    return {"field": ".".join(where) or None, "message": message, "expected": expected}

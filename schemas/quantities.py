@@ -12,9 +12,12 @@ from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, WithJsonSchema
 
-from schemas.errors import InvalidQuantity
+from schemas.errors import BrokenRule, InvalidQuantity
 
-_NUMBER: Final = re.compile(r"\s*(?P<number>\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*(?P<suffix>[A-Za-z]*)\s*")
+_DIGITS: Final = r"[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
+_NUMBER: Final = re.compile(rf"\s*(?P<number>{_DIGITS})\s*(?P<suffix>[A-Za-z]*)\s*")
+_MOST: Final = 2**63
+_LONGEST: Final = 20
 
 _BYTES: Final = {
     "": 1,
@@ -30,18 +33,32 @@ _SECONDS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 
 
 def _parse(value: Any, suffixes: dict[str, Any], what: str, examples: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise InvalidQuantity(f"{value!r} is not {what}", expected=examples)
+        raise InvalidQuantity(f"{_show(value)} is not {what}", expected=examples)
+    number: float
+    factor: float = 1
     if not isinstance(value, str):
-        number, factor = float(value), 1
+        number = value
     else:
         match = _NUMBER.fullmatch(value)
         if match is None or match["suffix"] not in suffixes:
-            raise InvalidQuantity(f"{value[:40]!r} is not {what}", expected=examples)
-        number, factor = float(match["number"]), suffixes[match["suffix"]]
-    result = number * factor
-    if not 0 <= result < 2**63:
-        raise InvalidQuantity(f"{value!r} is not {what} from 0 to 2^63", expected=examples)
-    return result
+            raise InvalidQuantity(f"{_show(value)} is not {what}", expected=examples)
+        number, factor = _number(match["number"]), suffixes[match["suffix"]]
+    # Compared before it is multiplied: an integer of any length is no float.
+    if not 0 <= number < _MOST or not number * factor < _MOST:
+        raise InvalidQuantity(f"{_show(value)} is not {what} from 0 to 2^63", expected=examples)
+    return number * factor
+
+
+def _number(digits: str) -> float:
+    """Exact where it can be: a float holds only 53 bits."""
+    return int(digits) if digits.isdigit() and len(digits) < _LONGEST else float(digits)
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, int) and abs(value) >= _MOST:
+        return "an integer beyond 2^63"  # Python refuses to print very long ones
+    text = repr(value)
+    return text if len(text) <= 42 else f"{text[:39]}..."
 
 
 def parse_bytes(value: Any) -> int:
@@ -59,7 +76,7 @@ def parse_cores(value: Any) -> float:
     Raises:
         InvalidQuantity: anything else.
     """
-    return _parse(value, _CORES, "an amount of CPU", "cores such as 250m, 0.5 or 2")
+    return float(_parse(value, _CORES, "an amount of CPU", "cores such as 250m, 0.5 or 2"))
 
 
 def parse_duration(value: Any) -> float:
@@ -68,7 +85,7 @@ def parse_duration(value: Any) -> float:
     Raises:
         InvalidQuantity: anything else.
     """
-    return _parse(value, _SECONDS, "a duration", "a time such as 300ms, 30s, 5m or 2h")
+    return float(_parse(value, _SECONDS, "a duration", "a time such as 300ms, 30s, 5m or 2h"))
 
 
 def format_bytes(value: float) -> str:
@@ -90,21 +107,26 @@ def _quantity(parse: Any) -> BeforeValidator:
         try:
             return parse(value)
         except InvalidQuantity as error:
-            raise ValueError(str(error)) from None
+            raise BrokenRule(error.message, expected=error.expected) from None
 
     return BeforeValidator(validate)
 
 
-def _schema(example: str, meaning: str) -> WithJsonSchema:
+def _schema(unit: str, suffixes: dict[str, Any], example: str) -> WithJsonSchema:
+    known = "|".join(sorted(filter(None, suffixes), key=lambda suffix: (-len(suffix), suffix)))
     return WithJsonSchema(
         {
-            "anyOf": [{"type": "number", "minimum": 0}, {"type": "string"}],
-            "description": meaning,
+            "anyOf": [
+                {"type": "number", "minimum": 0, "exclusiveMaximum": _MOST},
+                {"type": "string", "pattern": rf"^\s*{_DIGITS}\s*({known})?\s*$"},
+            ],
+            "description": f"{unit}, as a number or with a suffix",
+            "format": unit,
             "examples": [example],
         }
     )
 
 
-Bytes = Annotated[int, _quantity(parse_bytes), _schema("64MiB", "bytes, as a number or with a suffix")]
-Cores = Annotated[float, _quantity(parse_cores), _schema("250m", "cores, as a number or in thousandths")]
-Seconds = Annotated[float, _quantity(parse_duration), _schema("30s", "seconds, as a number or with a suffix")]
+Bytes = Annotated[int, _quantity(parse_bytes), _schema("bytes", _BYTES, "64MiB")]
+Cores = Annotated[float, _quantity(parse_cores), _schema("cores", _CORES, "250m")]
+Seconds = Annotated[float, _quantity(parse_duration), _schema("seconds", _SECONDS, "30s")]

@@ -12,7 +12,7 @@ import gc
 from typing import Any, Final
 
 import structlog
-from pydantic import BaseModel, Field, RootModel
+from pydantic import RootModel
 
 from bus.bus import Bus
 from bus.frame import Frame
@@ -24,6 +24,7 @@ from schemas.event import EventData, read_event
 from schemas.names import name_in
 from schemas.node import Characterization, Measurement, Presence
 from schemas.resource import ResourceChange
+from schemas.verbs import Nothing, WhichNode
 from schemas.workload import DesiredWorkload, WorkerStatus
 from services.rid.answer import Answers
 from services.rid.api import routes
@@ -42,16 +43,6 @@ _TOGETHER: Final = 32
 
 class _Ask(RootModel[dict[str, Any]]):
     """A query as it came; :func:`schemas.query.parse_query` reads it, knowing what the index holds."""
-
-
-class _Which(BaseModel):
-    """One node, by name or id."""
-
-    node: str = Field(min_length=1, max_length=256)
-
-
-class _Nothing(BaseModel):
-    """A verb without parameters."""
 
 
 def new_index(settings: RidSettings) -> Index:
@@ -112,8 +103,8 @@ class Rid:
         if self._frame.stopping.is_set():
             return  # told to stop, or a watch failed: the index is not whole
         await self._bus.serve("rid", "query", _Ask, self._query)
-        await self._bus.serve("rid", "node", _Which, self._node)
-        await self._bus.serve("rid", "attributes", _Nothing, self._attributes)
+        await self._bus.serve("rid", "node", WhichNode, self._node)
+        await self._bus.serve("rid", "attributes", Nothing, self._attributes)
         self._frame.spawn(self._tick())
         self._frame.spawn(self._hold_lease())
         self._frame.spawn(self._publish())
@@ -199,10 +190,10 @@ class Rid:
         self._asked.labels("answered").inc()
         return answer
 
-    async def _node(self, which: _Which) -> dict[str, Any]:
+    async def _node(self, which: WhichNode) -> dict[str, Any]:
         return self.answers.node(which.node)
 
-    async def _attributes(self, _: _Nothing) -> dict[str, Any]:
+    async def _attributes(self, _: Nothing) -> dict[str, Any]:
         return {"attributes": self.answers.attributes()}
 
     # -- the change log --------------------------------------------------------------------------

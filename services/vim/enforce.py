@@ -27,6 +27,13 @@ def enforcements(request: DeploymentRequest) -> list[Enforcement]:
         problems.append({"field": field, "message": message, "expected": expected})
 
     hold("runtimes", "placement: the first runtime that fits on some node wins")
+    hold(
+        "images", "the node's worker: the image of the chosen runtime, or the workload fails with the reason"
+    )
+    if request.env:
+        hold("env", "the node's worker: the workload's environment, and nothing of the worker's own")
+    if request.files:
+        hold("files", "the node's worker: written before the workload starts")
     if request.resources.cpu is not None:
         hold("resources.cpu", "reservation, and the kernel's CPU quota on the node")
     if request.resources.memory is not None:

@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any, Final
 
 import structlog
-from pydantic import BaseModel
 
 from bus.bus import Bus
 from bus.frame import Frame
@@ -23,8 +22,8 @@ from bus.settings import Settings
 from bus.watch import WatchItem
 from schemas.deployment import FINAL_STATES, Cancellation, Decision, DeploymentRequest, DeploymentStatus
 from schemas.errors import Conflict, MinicloudError, NotFound, Unavailable
-from schemas.names import Token
 from schemas.node import Presence
+from schemas.verbs import Nothing, WhichDeployment
 from schemas.workload import DesiredWorkload, ObservedWorkload, WorkerStatus
 from services.vim.driver import HostDriver
 from services.vim.ledger import Ledger
@@ -38,14 +37,6 @@ _HANDS: Final = 8
 
 class VimSettings(Settings):
     """vim's settings: those of every service."""
-
-
-class _Which(BaseModel):
-    deployment: Token
-
-
-class _All(BaseModel):
-    """List everything."""
 
 
 class Agenda:
@@ -131,8 +122,8 @@ class Vim:
         for _ in range(_HANDS):
             frame.spawn(self._work())
         frame.spawn(self._tick())
-        await self.bus.serve("vim", "list", _All, self._list)
-        await self.bus.serve("vim", "get", _Which, self._get)
+        await self.bus.serve("vim", "list", Nothing, self._list)
+        await self.bus.serve("vim", "get", WhichDeployment, self._get)
 
     async def _follow(
         self, name: str, kinds: dict[str, Any], take: Callable[[WatchItem[Any]], Iterable[str]]
@@ -180,11 +171,11 @@ class Vim:
         subject = self.bus.subjects.status(status.deployment)
         return await publish_retained(self.bus, self._mqtt, subject, status, about=status.deployment)
 
-    async def _list(self, _: _All) -> dict[str, Any]:
+    async def _list(self, _: Nothing) -> dict[str, Any]:
         lives = sorted(self.state.lives.values(), key=lambda life: life.deployment)
         return {"deployments": [_summary(life) for life in lives if life.status]}
 
-    async def _get(self, which: _Which) -> dict[str, Any]:
+    async def _get(self, which: WhichDeployment) -> dict[str, Any]:
         life = self.state.lives.get(which.deployment)
         if life is None or life.status is None:
             known = sorted(name for name, life in self.state.lives.items() if life.status)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bus.bus import Bus
 from bus.frame import Frame
@@ -26,6 +26,7 @@ from schemas.errors import MinicloudError, TooOld
 from schemas.event import EventData, now
 from schemas.names import Token, name_in
 from schemas.node import RuntimeName
+from schemas.verbs import LogsRequest
 from schemas.workload import DesiredWorkload, ObservedWorkload, WorkerStatus
 from services.vim.worker.engine import Engine
 from services.vim.worker.publisher import Publisher
@@ -78,16 +79,6 @@ class WorkerSettings(Settings):
             qemu=self.qemu,
             plain_registries=tuple(filter(None, (host.strip() for host in self.plain_registries.split(",")))),
         )
-
-
-class LogsRequest(BaseModel):
-    """Ask for what a workload printed: the last ``tail`` lines, or what came ``after`` a position."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    workload: str = Field(max_length=80)
-    tail: int = Field(default=100, ge=1, le=10_000)
-    after: str | None = Field(default=None, max_length=64)
 
 
 class Worker:

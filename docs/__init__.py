@@ -1,0 +1,1 @@
+"""The manual. Its reference is generated: ``python -m docs.generate``."""

@@ -1,0 +1,165 @@
+"""The table of the contract: on which subject which event travels, who sends it and who hears it.
+
+Subjects are those of :class:`schemas.names.Subjects`; here each is joined with its event and its
+parties. The AsyncAPI document and the contract for people are generated from this table, and the
+broker's permissions are held against it by a test.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Literal, get_args
+
+from pydantic import BaseModel
+
+from schemas.dead import DeadLetter
+from schemas.deployment import Cancellation, Decision, DeploymentRequest, DeploymentStatus
+from schemas.event import EventData
+from schemas.names import Subjects
+from schemas.node import Characterization, Measurement, Presence
+from schemas.query import Answer, Query
+from schemas.resource import ResourceChange
+from schemas.verbs import (
+    DeploymentDetail,
+    Deployments,
+    KnownAttributes,
+    Logs,
+    LogsRequest,
+    Nothing,
+    WhichDeployment,
+    WhichNode,
+)
+from schemas.workload import DesiredWorkload, ObservedWorkload, WorkerStatus
+
+#: Who speaks on the bus. ``rid`` and ``vim`` are services; ``service`` is any of them.
+Party = Literal["agent", "fleet", "worker", "device", "user", "viewer", "rid", "vim", "service"]
+PARTIES: Final[tuple[Party, ...]] = get_args(Party)
+_MQTT_ONLY: Final = frozenset({"agent", "fleet", "device"})
+_EVERYBODY: Final[tuple[Party, ...]] = ("user", "viewer")
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One kind of subject.
+
+    Attributes:
+        name: what it is called in generated documents.
+        subject: the method of :class:`Subjects` that makes it.
+        data: what its events carry; None for bare readings of devices.
+        senders: who publishes.
+        hearers: who acts on it, beside users and viewers, who may read everything.
+        bare: whether the document is welcome without its envelope, too: people write it by hand.
+        retained: whether MQTT clients find the last one when they subscribe.
+        qos: at which quality of service it is sent over MQTT.
+    """
+
+    name: str
+    subject: Callable[..., str]
+    data: type[EventData] | None
+    senders: tuple[Party, ...]
+    hearers: tuple[Party, ...]
+    bare: bool = False
+    retained: bool = False
+    qos: int = 1
+
+    @property
+    def receivers(self) -> tuple[Party, ...]:
+        """Everybody who receives it."""
+        return (*self.hearers, *_EVERYBODY)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The tokens that vary, the minicloud's first."""
+        return ("minicloud", *list(inspect.signature(self.subject).parameters)[1:])
+
+    @property
+    def address(self) -> str:
+        """The subject with its parameters in braces: ``mc.{minicloud}.node.{node}.metrics``."""
+        # A subject is made of strict tokens, so marks stand in for the parameters until it is made.
+        marks = {name: _marked(name) for name in self.parameters[1:]}
+        return _braced(self.subject(Subjects(_marked("minicloud")), **marks), self.parameters)
+
+    @property
+    def meaning(self) -> str:
+        """What is said there."""
+        return inspect.getdoc(self.subject) or ""
+
+    def by_mqtt(self, sender: Party) -> bool:
+        """Whether this sender publishes it over MQTT."""
+        return sender in _MQTT_ONLY or self.retained
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One question that a service answers.
+
+    Attributes:
+        service: who answers.
+        name: the verb.
+        asks: the question's document.
+        answers: the answer's; None for a flat document of a node's attributes.
+        askers: who asks; users may ask everything.
+        meaning: what it is for.
+        instance: what names the one process that must answer, if not any may.
+    """
+
+    service: Party
+    name: str
+    asks: type[BaseModel]
+    answers: type[BaseModel] | None
+    meaning: str
+    askers: tuple[Party, ...] = field(default=("user",))
+    instance: str | None = None
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The tokens that vary, the minicloud's first."""
+        return ("minicloud", *([self.instance] if self.instance else []))
+
+    @property
+    def address(self) -> str:
+        """The subject, as :attr:`Channel.address`."""
+        subject = Subjects(_marked("minicloud")).service(
+            self.service, self.name, _marked(self.instance) if self.instance else None
+        )
+        return _braced(subject, self.parameters)
+
+
+CHANNELS: Final = (
+    Channel("characterization", Subjects.characterization, Characterization, ("agent", "fleet"), ("rid",)),
+    Channel("metrics", Subjects.metrics, Measurement, ("agent", "fleet"), ("rid",), qos=0),
+    Channel("presence", Subjects.presence, Presence, ("agent", "fleet"), ("rid", "vim", "agent", "fleet")),
+    Channel("worker", Subjects.worker, WorkerStatus, ("worker",), ("rid", "vim")),
+    Channel("desired", Subjects.desired, DesiredWorkload, ("vim",), ("worker", "rid", "vim")),
+    Channel("observed", Subjects.observed, ObservedWorkload, ("worker",), ("worker", "vim")),
+    Channel("reading", Subjects.reading, None, ("device",), (), bare=True),
+    Channel("resource", Subjects.resource, ResourceChange, ("rid",), ("rid",)),
+    Channel("request", Subjects.request, DeploymentRequest, ("user",), ("vim",), bare=True),
+    Channel("cancel", Subjects.cancel, Cancellation, ("user",), ("vim",), bare=True),
+    Channel("decision", Subjects.decision, Decision, ("vim",), ("vim",)),
+    Channel("status", Subjects.status, DeploymentStatus, ("vim",), ("vim",), retained=True),
+    Channel("dead", Subjects.dead, DeadLetter, ("service", "worker"), ()),
+)
+
+VERBS: Final = (
+    Verb(
+        "rid", "query", Query, Answer, "Which nodes match, and how fresh that is.", ("user", "viewer", "vim")
+    ),
+    Verb("rid", "node", WhichNode, None, "All attributes of one node."),
+    Verb("rid", "attributes", Nothing, KnownAttributes, "What can be asked at this moment."),
+    Verb("vim", "list", Nothing, Deployments, "All deployments with their states."),
+    Verb("vim", "get", WhichDeployment, DeploymentDetail, "One deployment with its decision and status."),
+    Verb("worker", "logs", LogsRequest, Logs, "What a workload printed.", instance="node"),
+)
+
+
+def _marked(parameter: str) -> str:
+    return f"--{parameter}--"
+
+
+def _braced(subject: str, parameters: tuple[str, ...]) -> str:
+    for parameter in parameters:
+        subject = subject.replace(_marked(parameter), f"{{{parameter}}}")
+    return subject
