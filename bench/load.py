@@ -91,7 +91,9 @@ class Tally:
         """
         if self.numbers != list(range(self.count)):
             missing = self.count - len(set(self.numbers))
-            raise WrongAnswer(f"{len(self.numbers)} of {self.count} messages, {missing} missing, or not in order")
+            raise WrongAnswer(
+                f"{len(self.numbers)} of {self.count} messages, {missing} missing, or not in order"
+            )
         for whole in self.kept:
             sent = message(number_of(whole))
             if whole != sent:
@@ -108,7 +110,12 @@ def send(place: Place, count: int, progress: Synchronized[int]) -> None:
     where = urlsplit(place.endpoint.url)
     with socket.create_connection((where.hostname or "127.0.0.1", where.port or 4222)) as wire:
         wire.recv(65536)  # INFO
-        who = {"user": place.endpoint.user, "pass": place.endpoint.password, "verbose": False, "pedantic": False}
+        who = {
+            "user": place.endpoint.user,
+            "pass": place.endpoint.password,
+            "verbose": False,
+            "pedantic": False,
+        }
         wire.sendall(b"CONNECT " + json.dumps(who).encode() + b"\r\n")
         while progress.value < 0:  # the receiver says 0 when it is ready
             time.sleep(0.001)
