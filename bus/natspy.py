@@ -11,16 +11,15 @@ from typing import Final
 import nats.errors
 import structlog
 from nats.aio.client import Client
+from nats.aio.subscription import Subscription as NatsSubscription
 
 from bus import tls
+from bus.inbound import Inbound, Lane
 from bus.port import Endpoint, Handler, Message, Subscription
 from schemas.errors import Forbidden, InvalidDocument, RequestTimeout, Unavailable
 
 log = structlog.get_logger("bus")
 
-# What a burst may fill before nats-py calls us a slow consumer and drops.
-_PENDING_MESSAGES = 4_000_000
-_PENDING_BYTES = 512 * 1024 * 1024
 # What NATS puts around headers, and around each of them.
 _HEADER_FRAME: Final = len("NATS/1.0\r\n\r\n")
 _HEADER_SIGNS: Final = len(": \r\n")
@@ -31,6 +30,7 @@ class NatsWire:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._inbound = client._ps = Inbound(client)  # noqa: SLF001 - nats-py offers no other place
         self._callbacks: list[Callable[[], Awaitable[None]]] = []
         self._ended = asyncio.Event()
 
@@ -90,6 +90,7 @@ class NatsWire:
                 with contextlib.suppress(Exception):
                     await client.close()
                 client = wire._client = make()
+                wire._inbound = client._ps = Inbound(client)  # noqa: SLF001
                 await asyncio.sleep(0.05)
             else:
                 client.options["allow_reconnect"] = True
@@ -137,14 +138,14 @@ class NatsWire:
 
     async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> Subscription:
         """Call ``handler`` for each message, one after the other."""
-        subscription: Subscription = await self._client.subscribe(
-            subject,
-            queue=queue,
-            cb=handler,  # nats-py's Msg has what our Message asks for
-            pending_msgs_limit=_PENDING_MESSAGES,
-            pending_bytes_limit=_PENDING_BYTES,
-        )
-        return subscription
+        lane = Lane(subject, handler)
+        try:
+            told = await self._client.subscribe(subject, queue=queue, cb=lane.take)
+        except BaseException:
+            lane.close()
+            raise
+        self._inbound.lanes[told._id] = lane  # noqa: SLF001 - what the broker calls it
+        return _Subscribed(told, lane, self._inbound)
 
     async def request(self, subject: str, payload: bytes, timeout: float) -> Message:
         """Send and await one answer."""
@@ -176,6 +177,8 @@ class NatsWire:
             with contextlib.suppress(Exception):
                 await self._client.flush(timeout=2)
         await self._client.close()
+        for lane in self._inbound.lanes.values():
+            lane.close()
 
     async def _on_error(self, error: Exception) -> None:
         log.warning("broker said", error=str(error) or type(error).__name__)
@@ -190,6 +193,21 @@ class NatsWire:
         log.info("broker back")
         for callback in self._callbacks:
             await callback()
+
+
+class _Subscribed:
+    """A subscription of nats-py's whose messages come by a lane of ours."""
+
+    def __init__(self, told: NatsSubscription, lane: Lane, inbound: Inbound) -> None:
+        self._told = told
+        self._lane = lane
+        self._inbound = inbound
+
+    async def unsubscribe(self) -> None:
+        """End it."""
+        self._inbound.lanes.pop(self._told._id, None)  # noqa: SLF001
+        self._lane.close()
+        await self._told.unsubscribe()
 
 
 def _size(headers: Mapping[str, str]) -> int:

@@ -133,8 +133,8 @@ class PullLoop:
 
     async def _on_message(self, message: Message) -> None:
         self._heard = asyncio.get_running_loop().time()
-        headers = message.headers
-        if headers and "Status" in headers and not message.data:
+        headers = None if message.data else message.headers
+        if headers and "Status" in headers:
             await self._on_status(message.subject, headers["Status"], headers.get("Description", ""))
             return
         if self._mark not in message.reply:
