@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import multiprocessing
 import tempfile
 import time
@@ -181,6 +182,7 @@ async def _publishing(place: Place, count: int) -> dict[str, Figure]:
     async with await Bus.connect(place.endpoint, place.minicloud, "bench") as bus:
         await bus.ensure_streams()
         events = [message(number) for number in range(count)]
+        gc.freeze()  # what we prepared is no rubbish that a publish makes
 
         async def gathered() -> None:
             for at in range(0, count, _IN_FLIGHT):

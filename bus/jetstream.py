@@ -32,6 +32,8 @@ class _Flight:
     payload: bytes
     headers: dict[str, str]
     stored: asyncio.Future[int]
+    timeout: float
+    until: float
 
 
 class JetStream:
@@ -44,6 +46,7 @@ class JetStream:
         self._inbox = ""
         self._window = asyncio.Semaphore(_WINDOW)
         self._resender: asyncio.Task[None] | None = None
+        self._alarm: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
         """Listen for acknowledgements."""
@@ -55,6 +58,8 @@ class JetStream:
         """Fail what is still unacknowledged."""
         if self._resender:
             self._resender.cancel()
+        if self._alarm:
+            self._alarm.cancel()
         for flight in self._flights.values():
             if not flight.stored.done():
                 flight.stored.set_exception(
@@ -98,13 +103,15 @@ class JetStream:
         async with self._window:
             self._next += 1
             key = f"{self._inbox}.{self._next}"
-            flight = _Flight(subject, payload, headers, asyncio.get_running_loop().create_future())
+            loop = asyncio.get_running_loop()
+            until = loop.time() + timeout
+            flight = _Flight(subject, payload, headers, loop.create_future(), timeout, until)
             self._flights[key] = flight
+            if self._alarm is None or until < self._alarm.when():
+                self._set_alarm(until)
             try:
                 await self.wire.publish(subject, payload, key, headers)
-                return await asyncio.wait_for(flight.stored, timeout)
-            except TimeoutError:
-                raise Unavailable(f"not stored within {timeout:g} s", field=subject) from None
+                return await flight.stored
             finally:
                 del self._flights[key]
 
@@ -153,6 +160,25 @@ class JetStream:
             flight.stored.set_exception(_error(answer["error"], flight.subject))
         else:
             flight.stored.set_result(answer["seq"])
+
+    def _set_alarm(self, until: float) -> None:
+        """One timer for all that is in flight: one for each would cost more than the publish."""
+        if self._alarm:
+            self._alarm.cancel()
+        self._alarm = asyncio.get_running_loop().call_at(until, self._fail_overdue)
+
+    def _fail_overdue(self) -> None:
+        self._alarm = None
+        waiting = [flight for flight in self._flights.values() if not flight.stored.done()]
+        now = asyncio.get_running_loop().time()
+        for flight in waiting:
+            if flight.until <= now:
+                flight.stored.set_exception(
+                    Unavailable(f"not stored within {flight.timeout:g} s", field=flight.subject)
+                )
+        left = [flight.until for flight in waiting if flight.until > now]
+        if left:
+            self._set_alarm(min(left))
 
     async def _resend(self) -> None:
         for key, flight in list(self._flights.items()):

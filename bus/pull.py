@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from time import monotonic
 from typing import Any, Final
 
 import structlog
@@ -116,7 +117,7 @@ class PullLoop:
         self._subject = f"{API}.CONSUMER.MSG.NEXT.{self._stream}.{consumer}"
         self._mark = f".{self._stream}.{consumer}."
         self._outstanding.clear()
-        self._heard = asyncio.get_running_loop().time()
+        self._heard = monotonic()
         await self._ask()
         await self._ask()
 
@@ -132,7 +133,7 @@ class PullLoop:
         await self._js.wire.publish(self._subject, json.dumps(body).encode(), key)
 
     async def _on_message(self, message: Message) -> None:
-        self._heard = asyncio.get_running_loop().time()
+        self._heard = monotonic()
         headers = None if message.data else message.headers
         if headers and "Status" in headers:
             await self._on_status(message.subject, headers["Status"], headers.get("Description", ""))
@@ -166,11 +167,10 @@ class PullLoop:
 
     async def _watch_over(self) -> None:
         """Renew what was lost: told by the broker, or told by silence."""
-        loop = asyncio.get_running_loop()
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._lost.wait(), _HEARTBEAT)
-            silent = loop.time() - self._heard > 3 * _HEARTBEAT
+            silent = monotonic() - self._heard > 3 * _HEARTBEAT
             if not self._lost.is_set() and not (silent and self._js.wire.connected):
                 continue
             self._lost.clear()

@@ -282,3 +282,17 @@ async def test_consume_hands_out_everything_at_least_once_when_the_broker_is_kil
     own_broker.kill()
     own_broker.start()
     await asyncio.wait_for(whole.wait(), 30)
+
+
+async def test_what_nobody_stores_fails_after_its_own_time_and_the_rest_waits_on(
+    own_broker: Broker, own_bus: Bus
+) -> None:
+    own_broker.kill()
+    subject = own_bus.subjects.presence("a")
+    patient = asyncio.ensure_future(own_bus.publish(subject, present("a", "patient"), timeout=60))
+    hasty = asyncio.ensure_future(own_bus.publish(subject, present("a", "hasty"), timeout=0.1))
+    with pytest.raises(Unavailable, match=r"within 0\.1 s"):
+        await asyncio.wait_for(hasty, 10)
+    assert not patient.done()
+    own_broker.start()
+    assert await asyncio.wait_for(patient, 30) > 0
