@@ -1,7 +1,7 @@
 """paho-mqtt, without the parts of the standard library that an agent on plain MQTT never calls.
 
-``paho.mqtt.client`` imports ``ssl``, ``urllib.request`` (with it HTTP and e-mail) and OpenSSL's hashes,
-for TLS, proxies and WebSockets. On a node of 512 MB they are a quarter of the agent's memory. So while
+``paho.mqtt.client`` imports ``ssl``, ``urllib.request`` (with it HTTP and e-mail), OpenSSL's hashes and
+dnspython, for TLS, proxies, WebSockets and SRV records. On a node of 512 MB they are a quarter of the agent's memory. So while
 paho is imported, small stand-ins take their places; afterwards they are gone, and anybody's own import
 gets the real module. With TLS nothing is left out.
 """
@@ -40,6 +40,7 @@ def _stand_ins() -> Iterator[None]:
         "ssl": _Ssl("ssl"),
         "urllib.request": _Request("urllib.request"),
         "_hashlib": None,  # None makes the import fail; hashlib then takes its own, smaller functions
+        "dns": None,  # paho asks dnspython, where another package brought it, for SRV records only
     }
     placed = {name: module for name, module in placed.items() if name not in sys.modules}
     sys.modules.update(placed)  # type: ignore[arg-type]

@@ -230,7 +230,7 @@ def test_its_imports_stay_light() -> None:
         "from services.charagent.lean import import_paho\n"
         "import_paho(tls=False)\n"
         "heavy = ['asyncio', 'pydantic', 'nats', 'numpy', 'bus', 'schemas', 'ssl', '_hashlib',\n"
-        "         'http', 'email', 'dataclasses', 'inspect']\n"
+        "         'http', 'email', 'dataclasses', 'inspect', 'dns']\n"
         "print([name for name in heavy if name in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
