@@ -149,6 +149,7 @@ class Seen:
     number: int
     subject: str
     document: Any
+    at: float = 0.0
 
     @property
     def data(self) -> dict[str, Any]:
@@ -159,7 +160,7 @@ class Seen:
 
 @dataclass
 class Witness:
-    """Sees every event of the minicloud except metrics and leases, which come by the clock."""
+    """Sees every event of the minicloud except metrics, which come by the clock."""
 
     bus: Bus
     seen: list[Seen] = field(default_factory=list)
@@ -168,7 +169,9 @@ class Witness:
     _upon: tuple[int, Callable[[Seen], None]] | None = None
 
     async def watch(self) -> None:
-        await self.bus.wire.subscribe(f"mc.{MINICLOUD}.>", self._take)
+        # Not requests: whoever listens in on a service counts as one that might answer.
+        for kind in ("node", "resource", "deployment", "dead"):
+            await self.bus.wire.subscribe(f"mc.{MINICLOUD}.{kind}.>", self._take)
         await self.bus.flush()
 
     def upon(self, number: int, act: Callable[[Seen], None]) -> None:
@@ -176,13 +179,13 @@ class Witness:
         self._counted, self._upon = 0, (number, act)
 
     async def _take(self, message: Message) -> None:
-        if message.subject.endswith(".metrics") or ".lease." in message.subject:
+        if message.subject.endswith(".metrics"):
             return
         try:
             document = json.loads(message.data)
         except ValueError:
             document = None
-        seen = Seen(len(self.seen), message.subject, document)
+        seen = Seen(len(self.seen), message.subject, document, time.monotonic())
         self.seen.append(seen)
         self._counted += 1
         if self._upon is not None and self._counted == self._upon[0]:
