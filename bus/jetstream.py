@@ -102,7 +102,8 @@ class JetStream:
             self._flights[key] = flight
             try:
                 await self.wire.publish(subject, payload, key, headers)
-                return await asyncio.wait_for(flight.stored, timeout)
+                async with asyncio.timeout(timeout):  # wait_for of Python 3.11 may lose a cancellation
+                    return await flight.stored
             except TimeoutError:
                 raise Unavailable(f"not stored within {timeout:g} s", field=subject) from None
             finally:
