@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,16 +45,10 @@ def starts(ground: Path) -> Iterator[Path]:
     shutil.rmtree(made)
 
 
-def running(data: Path) -> Iterator[Site]:
-    """A site over ``data`` until the end; nothing may be left of it."""
-    site = Site(data)
-    site.start()
-    yield site
-    end(site)
-
-
 def end(site: Site) -> None:
     """Stop a site and prove that nothing of it is left."""
+    if not site.data.exists():
+        return
     if site.process is None:  # killed by the test: whoever starts it again takes over what is left
         site.start()
     site.stop()
@@ -66,12 +61,30 @@ def end(site: Site) -> None:
 @pytest.fixture(scope="module")
 def site(ground: Path) -> Iterator[Site]:
     """One running site for a whole module."""
-    yield from running(ground / f"site-{os.urandom(4).hex()}")
+    made = Site(ground / f"site-{os.urandom(4).hex()}")
+    made.start()
+    yield made
+    end(made)
+
+
+MakeSite = Callable[..., Site]
 
 
 @pytest.fixture
-def own_site(ground: Path) -> Iterator[Site]:
-    """A site of the test's own, not started yet."""
-    made = Site(ground / f"site-{os.urandom(4).hex()}")
-    yield made
-    end(made)
+def make_site(ground: Path) -> Iterator[MakeSite]:
+    """Makes sites of the test's own, not started yet; takes what :class:`Site` takes after its folder."""
+    made: list[Site] = []
+
+    def make(*options: str, **fields: Any) -> Site:
+        made.append(Site(ground / f"site-{os.urandom(4).hex()}", *options, **fields))
+        return made[-1]
+
+    yield make
+    for site in made:
+        end(site)
+
+
+@pytest.fixture
+def own_site(make_site: MakeSite) -> Site:
+    """One such site."""
+    return make_site()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,10 @@ async def _read(bus: Bus, stream: Stream, subject: str) -> Any:
         await reader.stop()
 
 
-async def events(bus: Bus, subject: str, kind: type[EventData]) -> list[Any]:
-    """The same as typed data."""
-    return [read_event(payload, kind).data for _, payload in await kept(bus, subject)]
+async def events(bus: Bus, subject: str, kind: type[EventData], since: datetime | None = None) -> list[Any]:
+    """The same as typed data, of events after ``since``."""
+    read = [read_event(payload, kind) for _, payload in await kept(bus, subject)]
+    return [event.data for event in read if since is None or event.time > since]
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,9 @@ class Record:
     def story(self) -> str:
         """The statuses and decisions in a line each, for a failure's message."""
         told = [f"{s.sequence} {s.previous} -> {s.state} {s.reason}: {s.message}" for s in self.statuses]
-        told += [f"decided {d.generation} {d.outcome} {[p.node for p in d.placements]}" for d in self.decisions]
+        told += [
+            f"decided {d.generation} {d.outcome} {[p.node for p in d.placements]}" for d in self.decisions
+        ]
         return "\n".join([self.deployment, *told])
 
     def must_hold(self, starts: Path, state: str) -> None:
@@ -111,5 +115,3 @@ async def node_must_hold(site: Site, bus: Bus) -> None:
     assert (presence.state, worker.state) == ("online", "ready")
     buried = [payload[:500] for _, payload in await kept(bus, bus.subjects.dead())]
     assert buried == [], site.logs()
-
-

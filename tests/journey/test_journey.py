@@ -14,7 +14,7 @@ import pytest
 import minicloud
 from schemas.deployment import Decision, DeploymentStatus
 from tests.examples.conftest import EXAMPLES
-from tests.journey.conftest import end
+from tests.journey.conftest import MakeSite
 from tests.journey.requests import job, page, started
 from tests.journey.site import NODE, Site, eventually, witness
 from tests.parts.qemu import Qemu
@@ -137,20 +137,21 @@ def build(images: Path, what: str, wanted: Path, **environment: str) -> None:
         pytest.skip(f"not built here: {made.stdout}{made.stderr}")
 
 
-def offering(ground: Path, name: str, programs: Path) -> Site:
-    """A site that finds its runtimes' programs in a folder of the test's."""
-    path = f"{programs}:/usr/sbin:/usr/bin:/sbin:/bin"
-    return Site(ground / name, environment={"PATH": path})
+def search(programs: Path) -> dict[str, str]:
+    """The environment of a site that finds its runtimes' programs in a folder of the test's."""
+    return {"PATH": f"{programs}:/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
 @needs_root
-async def test_one_event_makes_a_container(ground: Path, images: Path, programs: Path, runc: Runc) -> None:
+async def test_one_event_makes_a_container(
+    make_site: MakeSite, ground: Path, images: Path, programs: Path, runc: Runc
+) -> None:
     shutil.copy(ground / "busybox", programs / "busybox")
     (programs / "runc").symlink_to(runc.obtain())
     build(
         images, "container", images / "hello-container/hello-oci/index.json", PATH=f"{programs}:/usr/bin:/bin"
     )
-    site = offering(ground, "containers", programs)
+    site = make_site(environment=search(programs))
     site.start()
     async with minicloud.connect(site.data) as cloud:
         assert "container" in (await ready(cloud))["runtimes"]
@@ -165,13 +166,14 @@ async def test_one_event_makes_a_container(ground: Path, images: Path, programs:
         assert (status.state, replica.runtime) == ("running", "container"), site.logs()
         assert "good evening" in await fetch(replica.endpoints[0]["url"])
         await stopped(cloud, "box")
-    end(site)
 
 
-async def test_one_event_makes_a_unikernel(ground: Path, images: Path, programs: Path, qemu: Qemu) -> None:
+async def test_one_event_makes_a_unikernel(
+    make_site: MakeSite, images: Path, programs: Path, qemu: Qemu
+) -> None:
     (programs / "qemu-system-x86_64").symlink_to(qemu.obtain())
     build(images, "unikernel", images / "hello-unikernel/hello.elf")
-    site = offering(ground, "unikernels", programs)
+    site = make_site(environment=search(programs))
     site.start()
     async with minicloud.connect(site.data) as cloud:
         assert "unikernel" in (await ready(cloud))["runtimes"], site.logs()
@@ -186,4 +188,3 @@ async def test_one_event_makes_a_unikernel(ground: Path, images: Path, programs:
         assert (status.state, replica.runtime) == ("running", "unikernel"), site.logs()
         assert "hello from nowhere" in await fetch(replica.endpoints[0]["url"])
         await stopped(cloud, "uni")
-    end(site)
