@@ -97,10 +97,11 @@ class Frame(Generic[S]):
         return task
 
     async def close(self) -> None:
-        """Cancel what was spawned."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Cancel what was spawned, again and again: what waits in a library may lose one cancellation."""
+        while tasks := list(self._tasks):
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=1.0)
 
 
 def configure_logs(level: str, form: str) -> None:

@@ -107,7 +107,8 @@ class MqttBus:
         waiting: asyncio.Future[None] = self._loop.create_future()
         self._acknowledged[sent.mid] = waiting
         try:
-            await asyncio.wait_for(waiting, timeout)
+            async with asyncio.timeout(timeout):  # wait_for of Python 3.11 may lose a cancellation
+                await waiting
         except TimeoutError:
             raise Unavailable(f"not acknowledged within {timeout:g} s", field=name) from None
         finally:

@@ -169,7 +169,8 @@ class PullLoop:
         """Renew what was lost: told by the broker, or told by silence."""
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._lost.wait(), _HEARTBEAT)
+                async with asyncio.timeout(_HEARTBEAT):  # wait_for of Python 3.11 may lose a cancellation
+                    await self._lost.wait()
             silent = monotonic() - self._heard > 3 * _HEARTBEAT
             if not self._lost.is_set() and not (silent and self._js.wire.connected):
                 continue

@@ -1,7 +1,8 @@
 """The embedded stack: one broker and one process a service on this machine, started and watched.
 
-What dies is started again with a pause that grows while it keeps dying. Everything ends with us: on
-SIGTERM or Ctrl-C in order, and by the kernel's hand if we are killed.
+What dies is started again with a pause that grows while it keeps dying. Everything ends with us on
+SIGTERM or Ctrl-C, in order. If we are killed, the services end by the kernel's hand, while the broker and the
+workloads run on: the next stack over the same folder takes them over.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +32,7 @@ from minicloud.site import Site, with_host
 from schemas.errors import Unavailable
 
 _PR_SET_PDEATHSIG: Final = 1
+_SETTLED: Final = 15.0  # seconds of life after which an end is not one more of a row
 _LIBC: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
@@ -75,11 +78,16 @@ class StackSettings:
 
 @dataclass
 class Service:
-    """One process of the stack."""
+    """One process of the stack.
+
+    Attributes:
+        orphaned: what the kernel sends it when we are killed.
+    """
 
     name: str
     arguments: list[str]
     environment: dict[str, str]
+    orphaned: signal.Signals = signal.SIGTERM
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     failures: int = 0
@@ -172,6 +180,8 @@ class Stack:
         worker = [*python, "services.vim.worker", "--node", s.node, "--data", str(self.data / "worker")]
         worker += ["--stop-workloads", *(["--allow-root"] if s.allow_root else [])]
         self._add("worker", worker, "worker", s.node)
+        # Asked to end it would stop its workloads. Killed it leaves them to the next one: nobody asked for their end.
+        self.services["worker"].orphaned = signal.SIGKILL
         agent = [*python, "services.charagent", "--minicloud", s.minicloud, "--node", s.node]
         agent += ["--broker", self.mqtt_url, "--user", f"agent.{s.node}"]
         agent += ["--password-file", str(self.data / "secrets" / f"agent.{s.node}")]
@@ -272,7 +282,7 @@ class Processes:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - nothing but a system call happens there
+                preexec_fn=partial(_die_with_parent, service.orphaned),  # noqa: PLW1509 - one system call
                 start_new_session=True,  # Ctrl-C is for us; we end the others in order
             )
         service.started = time.monotonic()
@@ -286,7 +296,7 @@ class Processes:
             if self._stopping:
                 return
             lived = time.monotonic() - service.started
-            service.failures = 0 if lived > 30 else service.failures + 1
+            service.failures = 0 if lived > _SETTLED else service.failures + 1
             pause = min(10.0, 0.1 * 2 ** min(service.failures, 7))
             self._say(f"{service.name} ended ({_ending(code)}); started again in {pause:.1f} s")
             await asyncio.sleep(pause)
@@ -294,9 +304,9 @@ class Processes:
             self._launch(service)
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(number: int) -> None:
     if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        _LIBC.prctl(_PR_SET_PDEATHSIG, number)
 
 
 def _end(process: subprocess.Popen[bytes], patience: float = 10.0) -> None:

@@ -208,7 +208,8 @@ class Rid:
     async def _publish(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), _TICK)
+                async with asyncio.timeout(_TICK):  # wait_for of Python 3.11 may lose a cancellation
+                    await self._wake.wait()
             self._wake.clear()
             # In small parts, so that no query waits for a fleet that joins.
             while self.publishing and self.changes.pending:

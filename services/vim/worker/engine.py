@@ -97,11 +97,10 @@ class Engine:
     ) -> None:
         """Stop watching; workloads run on."""
         await asyncio.gather(*(supervisor.leave() for supervisor in self._supervisors.values()))
-        if not any(self._workloads.iterdir()):
-            self.cgroups.close()
-            if self._work_root is not None:
-                with suppress(OSError):
-                    self._work_root.rmdir()
+        self.cgroups.close()
+        if self._work_root is not None:
+            with suppress(OSError):  # something lives in it
+                self._work_root.rmdir()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -138,6 +137,13 @@ class Engine:
         """Withdraw ``workload``; returns when nothing of it is left, or it is applied again."""
         if self.withdraw(workload):
             await self._supervisors[workload].settled()
+
+    async def stop(self) -> None:
+        """Stop what runs, to be started again by whoever desires it; what ended for good stays so."""
+        living = [name for name, found in self._supervisors.items() if not found.done and not found.ended]
+        await asyncio.gather(*(self.remove(name) for name in living))
+        for supervisor in self._supervisors.values():
+            supervisor.forget_work()
 
     def available(self) -> dict[str, str | None]:
         """Each runtime with the reason why this node cannot offer it, or None."""

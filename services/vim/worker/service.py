@@ -157,11 +157,21 @@ class Worker:
             return
         self._desired[name] = desired
         if desired.state == "running":
-            self._apply(desired)
+            if told is None or not self._is_over(desired, told):
+                self._apply(desired)
         elif not self._engine.withdraw(name):
             ended = told is not None and told.state in _ENDED and told.generation >= desired.generation
             if not ended:
                 self._tell_stopped(desired.model_dump())
+
+    def _is_over(self, desired: DesiredWorkload, told: ObservedWorkload) -> bool:
+        """Whether it ran to its end under an earlier worker whose folder is gone: it is not run again."""
+        if any(seen["workload"] == told.workload for seen in self._engine.observe()):
+            return False  # the engine knows better
+        failed = told.state == "failed" and told.exit is not None and desired.restart == "never"
+        return (told.generation, told.runtime) == (desired.generation, desired.runtime) and (
+            told.state == "completed" or failed
+        )
 
     def _apply(self, desired: DesiredWorkload) -> None:
         try:
@@ -239,8 +249,8 @@ class Worker:
             await asyncio.sleep(_STATUS_EVERY)
 
     async def stop_workloads(self) -> None:
-        """Stop everything; what is desired stays so, and a later worker starts it again."""
-        await asyncio.gather(*(self._engine.remove(seen["workload"]) for seen in self._engine.observe()))
+        """Stop everything; what is desired stays so, and a later worker starts what had not ended again."""
+        await self._engine.stop()
 
 
 def _level(like: dict[str, Any], state: str, reason: str, message: str) -> dict[str, Any]:

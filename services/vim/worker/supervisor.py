@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -87,6 +88,16 @@ class Supervisor:
     def done(self) -> bool:
         """True once nothing of it is left and nothing will come."""
         return self._task.done()
+
+    @property
+    def ended(self) -> bool:
+        """True once it ran to an end for good; its record is kept, so that nobody runs it again."""
+        return self._desired is not None and self._record.final == self._desired.generation
+
+    def forget_work(self) -> None:
+        """Remove the working directory of what has ended."""
+        if self.ended:
+            shutil.rmtree(self._folder.work, ignore_errors=True)
 
     def logs(self) -> list[Path]:
         """The files with what it printed, the most telling last."""

@@ -1,0 +1,42 @@
+"""The requests that the journeys publish: a page that tells its start, and a job that runs once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def page(ground: Path, starts: Path, name: str, **fields: Any) -> dict[str, Any]:
+    """A web server in a process; each start of it is a line in ``starts``."""
+    script = (
+        f'echo "$MINICLOUD_WORKLOAD $$" >>{starts}; echo "$MINICLOUD_WORKLOAD starts"; '
+        f'exec {ground}/busybox httpd -f -p "$HOST:$PORT" -h {ground}/page'
+    )
+    return {
+        "name": name,
+        "runtimes": ["process"],
+        "images": {"process": {"command": ["/bin/sh", "-c", script]}},
+        "resources": {"cpu": "50m", "memory": "32MiB"},
+        "ports": [{"name": "http", "port": 8080}],
+        "health": {"http": "/"},
+        **fields,
+    }
+
+
+def job(starts: Path, name: str, **fields: Any) -> dict[str, Any]:
+    """A job that runs to its end, once."""
+    script = f'echo "$MINICLOUD_WORKLOAD $$" >>{starts}'
+    return {
+        "name": name,
+        "runtimes": ["process"],
+        "images": {"process": {"command": ["/bin/sh", "-c", script]}},
+        "resources": {"cpu": "50m", "memory": "16MiB"},
+        "restart": "never",
+        **fields,
+    }
+
+
+def started(starts: Path, name: str) -> list[int]:
+    """The pids with which replica 0 of a deployment started, in order."""
+    lines = [line.split() for line in starts.read_text().splitlines()]
+    return [int(pid) for workload, pid in lines if workload == f"{name}-0"]
