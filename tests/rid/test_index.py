@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from pymongo.database import Database
 
 from schemas.attributes import Value
 from schemas.predicate import Every, matches
@@ -18,6 +20,7 @@ from services.rid.columns import ColumnIndex
 from services.rid.index import Index
 from services.rid.rows import RowIndex
 from tests.rid import fleets
+from tests.rid.mongo import MongoIndex
 
 Engine = Callable[..., Index]
 
@@ -145,9 +148,9 @@ def test_a_scan_of_many_rows_gathers_and_finds_the_same(engine: Engine) -> None:
 class Engines(RuleBasedStateMachine):
     """Any history of joins, updates and leaves; after each step any query gives the same everywhere."""
 
-    def __init__(self) -> None:
+    def __init__(self, *more: Any) -> None:
         super().__init__()
-        self.engines: list[Index] = [RowIndex(), ColumnIndex()]
+        self.engines: list[Any] = [RowIndex(), ColumnIndex(), *more]
         self.model: dict[str, dict[str, Value]] = {}
 
     @rule(node=fleets.names_of_nodes, attributes=fleets.attributes)
@@ -177,7 +180,8 @@ class Engines(RuleBasedStateMachine):
         predicate = parse_where(where, fleets.SEEN)
         expected = {name: row for name, row in self.model.items() if matches(predicate, row)}
         answers = [index.select(predicate, order=order, limit=limit) for index in self.engines]
-        assert answers[0] == answers[1]
+        for answer in answers[1:]:
+            assert answer == answers[0]
         assert answers[0].total == len(expected)
         wanted = len(expected) if limit is None else min(limit, len(expected))
         assert len(answers[0].nodes) == wanted
@@ -186,15 +190,30 @@ class Engines(RuleBasedStateMachine):
 
     @rule()
     def same_attributes(self) -> None:
-        assert self.engines[0].attributes() == self.engines[1].attributes()
-        for name in fleets.NAMES:
-            assert self.engines[0].get(name) == self.engines[1].get(name) == self.model.get(name)
+        for index in self.engines:
+            assert index.attributes() == self.engines[0].attributes()
+            for name in fleets.NAMES:
+                assert index.get(name) == self.model.get(name)
 
 
-TestEngines = Engines.TestCase
-TestEngines.settings = settings(
-    max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
-)
+def _histories(examples: int) -> settings:
+    return settings(
+        max_examples=examples,
+        stateful_step_count=30,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+def test_both_engines_answer_alike_after_any_history() -> None:
+    run_state_machine_as_test(Engines, settings=_histories(40))  # type: ignore[no-untyped-call]
+
+
+def test_both_engines_answer_as_mongodb_does_after_any_history(database: Database[dict[str, Any]]) -> None:
+    def engines() -> Engines:
+        return Engines(MongoIndex(database["nodes"]))
+
+    run_state_machine_as_test(engines, settings=_histories(25))  # type: ignore[no-untyped-call]
 
 
 @given(st.lists(fleets.free_names, max_size=200, unique=True), st.data())
