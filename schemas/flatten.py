@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeGuard
 
-from schemas.attributes import ATTRIBUTES, FAMILIES, NAME, Value
+from schemas.attributes import ATTRIBUTES, FAMILIES, MEANS, NAME, Value
 from schemas.node import Characterization
 from schemas.workload import DesiredWorkload, WorkerStatus
 
@@ -100,7 +100,7 @@ def may_be_metric(name: str) -> bool:
     """Whether a sample may carry this name."""
     known = ATTRIBUTES.get(name)
     if known is not None:
-        return known.dynamic and known.kind == "number" and name not in DERIVED
+        return known.dynamic and known.kind == "number" and name not in DERIVED and name not in MEANS
     return NAME.fullmatch(name) is not None and not name.startswith(tuple(FAMILIES))
 
 

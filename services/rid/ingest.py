@@ -70,7 +70,7 @@ class Ingest:
             case Characterization():
                 self._characterized(event.data, at, now)
             case Presence():
-                self._presence(event.data, at, now)
+                self._presence(event.data, at, now, live=live)
             case WorkerStatus():
                 self._of(event.data.node).worker = event.data
                 self._write(event.data.node, now)
@@ -171,8 +171,10 @@ class Ingest:
         self.heard = max(self.heard or 0.0, at)
         self._write(characterization.node, now)
 
-    def _presence(self, presence: Presence, at: float, now: float) -> None:
+    def _presence(self, presence: Presence, at: float, now: float, *, live: bool) -> None:
         pulse = self._of(presence.node).pulse
+        if not live:
+            pulse.session = ""  # the bus keeps the last word only: the greeting of that run may be gone
         if presence.state == "online":
             pulse.online(presence.session, at)
         else:

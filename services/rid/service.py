@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import time
 from typing import Any, Final
 
 import structlog
@@ -119,6 +120,7 @@ class Rid:
         await self._bus.serve("rid", "node", _Which, self._node)
         await self._bus.serve("rid", "attributes", _Nothing, self._attributes)
         self._frame.spawn(self._tick())
+        self._frame.spawn(self._sample(self._frame.settings.means_every))
         self._frame.spawn(self._hold_lease())
         self._frame.spawn(self._publish())
         self._frame.spawn(self.recovery.keep(lambda: self.publishing))
@@ -189,6 +191,12 @@ class Rid:
         while True:
             await asyncio.sleep(_TICK)
             for _ in self.ingest.ticking():
+                await asyncio.sleep(0)
+
+    async def _sample(self, every: float) -> None:
+        while every:
+            await asyncio.sleep(every)
+            for _ in self.index.sampling(time.time()):
                 await asyncio.sleep(0)
 
     # -- answering -------------------------------------------------------------------------------

@@ -26,6 +26,9 @@ class RidSettings(Settings):
     most_attributes: int = Field(
         default=512, ge=1, le=100_000, description="bound on attributes that nobody foresaw"
     )
+    means_every: float = Field(
+        default=10.0, ge=0, le=60, description="seconds between samples of the running means; 0: no means"
+    )
     mongodb_url: str = Field(
         default="", repr=False, description="keeps the index over restarts; none: the bus alone does"
     )
