@@ -88,29 +88,41 @@ _METRICS: Final = (
     Attribute("temperature", "number", "C", dynamic=True, meaning="of the processor"),
     Attribute("battery.charge", "number", "%", dynamic=True, meaning="charge of the battery"),
 )
-_WINDOWS: Final = ("5m", "10m", "15m")
+#: The windows of the running means, in minutes.
+WINDOWS: Final = {"5m": 5, "10m": 10, "15m": 15}
 _DERIVED: Final = (
     Attribute("age", "number", "s", dynamic=True, meaning="time since it was last heard"),
     Attribute("state", "string", dynamic=True, meaning="alive, stale or lost"),
     Attribute("allocatable.cpu", "number", "cores", dynamic=True, meaning="cores after reservations"),
     Attribute("allocatable.memory", "number", "B", dynamic=True, meaning="memory after reservations"),
 )
+
+
+def mean_of(metric: str, window: str) -> str:
+    """The name of the mean of a metric over a window, ``load.1m.mean.5m``."""
+    return f"{metric}.mean.{window}"
+
+
 _MEANS: Final = tuple(
     Attribute(
-        f"{metric.name}.mean.{window}",
+        mean_of(metric.name, window),
         "number",
         metric.unit,
         dynamic=True,
         meaning=f"{metric.meaning}, mean of {window}",
     )
     for metric in _METRICS
-    for window in _WINDOWS
+    for window in WINDOWS
 )
 
 #: Every attribute that is foreseen, families aside.
 ATTRIBUTES: Final[dict[str, Attribute]] = {
     attribute.name: attribute for attribute in (*_STATIC, *_METRICS, *_DERIVED, *_MEANS)
 }
+#: The metrics that are foreseen.
+METRICS: Final = tuple(metric.name for metric in _METRICS)
+#: The names of their running means, which the resource index computes.
+MEANS: Final = frozenset(mean.name for mean in _MEANS)
 #: The open families, by the prefix of their members.
 FAMILIES: Final[dict[str, Attribute]] = {family.name.removesuffix("*"): family for family in _FAMILIES}
 

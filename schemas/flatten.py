@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeGuard
 
-from schemas.attributes import ATTRIBUTES, FAMILIES, NAME, Value
+from schemas.attributes import ATTRIBUTES, FAMILIES, MEANS, NAME, Value
 from schemas.node import Characterization
 from schemas.workload import DesiredWorkload, WorkerStatus
 
@@ -19,7 +19,18 @@ _BYTES: Final = frozenset(name for name, attribute in ATTRIBUTES.items() if attr
 _ABSURD: Final = 2**63
 #: The label that makes a node part of the storage pool.
 STORAGE_LABEL: Final = "storage.worker"
-_DERIVED: Final = frozenset({"age", "allocatable.cpu", "allocatable.memory"})
+#: What is said of a node by others than its agent.
+DERIVED: Final = frozenset(
+    {
+        "age",
+        "state",
+        "worker",
+        "worker.allow_root",
+        "worker.limits",
+        "allocatable.cpu",
+        "allocatable.memory",
+    }
+)
 
 
 def attributes_of(characterization: Characterization | Mapping[str, Any]) -> dict[str, Value]:
@@ -89,7 +100,7 @@ def may_be_metric(name: str) -> bool:
     """Whether a sample may carry this name."""
     known = ATTRIBUTES.get(name)
     if known is not None:
-        return known.dynamic and known.kind == "number" and name not in _DERIVED
+        return known.dynamic and known.kind == "number" and name not in DERIVED and name not in MEANS
     return NAME.fullmatch(name) is not None and not name.startswith(tuple(FAMILIES))
 
 

@@ -8,6 +8,7 @@ or not; only ``exists: false`` asks for absence.
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -35,6 +36,13 @@ ORDER: Final[dict[str, Callable[[Any, Any], bool]]] = {
     "gt": operator.gt,
     "gte": operator.ge,
 }
+_ORDERING: Final = frozenset({"lt", "lte", "gt", "gte"})
+_WHOLE: Final = re.compile(r"[+-]?[0-9]{1,18}")
+
+
+def whole_number(text: str) -> int | None:
+    """The whole number that ``text`` is, in the digits that Kubernetes reads; None where it is none."""
+    return int(text) if _WHOLE.fullmatch(text) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +53,8 @@ class Condition:
         attribute: its name.
         kind: how it compares.
         op: the comparison.
-        value: a number in the base unit, a string, a bool, or a tuple of them for ``in`` and ``nin``.
+        value: a number in the base unit, a string, a bool, or a tuple of them for ``in`` and ``nin``. A
+            string has an order only among those that are whole numbers, so there it is one.
     """
 
     attribute: str
@@ -66,6 +75,9 @@ class Condition:
             if self.op in ("in", "nin"):
                 return (key in {version_key(value) for value in self.value}) is (self.op == "in")
             return ORDER[self.op](key, version_key(self.value))
+        if self.kind == "string" and self.op in _ORDERING:
+            number = whole_number(str(had))
+            return number is not None and ORDER[self.op](number, self.value)
         if self.op in ("in", "nin"):
             return (had in self.value) is (self.op == "in")
         return ORDER[self.op](had, self.value)

@@ -45,7 +45,8 @@ class Query(Document):
     """What is asked of the resource index.
 
     Attributes:
-        where: conditions as a document, or in the short form; empty for every node.
+        where: conditions as a document, or in the short form; empty for every node. Kubernetes' ``matchLabels``,
+            ``matchExpressions`` and ``nodeSelectorTerms`` may stand among them and ask for labels.
         sort: keys in order, ``[{"load.5m": "asc"}]``; nodes without the attribute come last, ties by name.
         limit: how many nodes at most; all by default.
         fields: attributes to answer with; all by default. The name is always there.

@@ -1,7 +1,8 @@
 """``where``: a strict subset of MongoDB's operators in, a typed predicate out.
 
 Values are checked against the attribute's kind and brought to its base unit (``"4GiB"`` of memory,
-``"250m"`` of CPU). Whatever is unknown is named together with its nearest neighbour.
+``"250m"`` of CPU). Whatever is unknown is named together with its nearest neighbour. Label selectors
+of Kubernetes may stand among the conditions (``schemas/selector.py``).
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import Any, Final
 
 from schemas.attributes import Attribute, lookup, nearest
 from schemas.errors import InvalidQuantity, InvalidQuery
-from schemas.predicate import Condition, Op, Predicate, Some, every, negate
+from schemas.predicate import Condition, Op, Predicate, Some, every, negate, whole_number
 from schemas.quantities import parse_bytes, parse_cores, parse_duration
+from schemas.selector import SELECTORS, from_selector
 
 _OPERATORS: Final[dict[str, Op]] = {
     "$eq": "eq",
@@ -29,6 +31,7 @@ _OPERATORS: Final[dict[str, Op]] = {
 }
 _JOINING: Final = ("$and", "$or", "$not")
 _ORDERED: Final = ("number", "version")
+_LABEL: Final = "label."
 _PARSERS: Final[dict[str, Callable[[Any], float]]] = {
     "B": parse_bytes,
     "B/s": parse_bytes,
@@ -50,10 +53,12 @@ def attribute(name: str, where: str, seen: Collection[str] = ()) -> Attribute:
     """
     found = lookup(name, seen)
     if found is None:
+        selector = difflib.get_close_matches(name, SELECTORS, 1, cutoff=0.8)
         raise InvalidQuery(
             f"no attribute is named {name[:80]!r}",
             field=where,
-            expected=nearest(name, seen) or "an attribute of a node, such as cpu.arch",
+            expected=(selector[0] if selector else nearest(name, seen))
+            or "an attribute of a node, such as cpu.arch",
         )
     return found
 
@@ -101,6 +106,8 @@ class _Parser:
             return every(*parts) if name == "$and" else Some(tuple(parts))
         if name == "$not":
             return negate(self.document(value, here, depth + 1))
+        if name in SELECTORS:
+            return self.document(from_selector({name: value}, path), path, depth + 1)
         if name.startswith("$"):
             raise _unknown_operator(name, here, _JOINING)
         return self._conditions(attribute(name, here, self._seen), value, here, depth)
@@ -139,6 +146,8 @@ class _Parser:
                     expected="a list of values",
                 )
             return Condition(about.name, about.kind, op, tuple(_value(about, one, path) for one in value))
+        if op not in ("eq", "ne") and about.name.startswith(_LABEL):
+            return Condition(about.name, about.kind, op, _whole_number(value, path))
         if op not in ("eq", "ne") and about.kind not in _ORDERED:
             raise InvalidQuery(
                 f"{about.name} is a {about.kind} and has no order",
@@ -176,6 +185,16 @@ def _number(about: Attribute, value: Any, path: str) -> float:
         return parse(value)
     except InvalidQuantity as error:
         raise InvalidQuery(error.message, field=path, expected=error.expected) from None
+
+
+def _whole_number(value: Any, path: str) -> int:
+    """What a label is ordered by; as in Kubernetes only whole numbers have an order."""
+    number = None if isinstance(value, bool) else whole_number(str(value))
+    if number is None or not isinstance(value, (int, str)):
+        raise InvalidQuery(
+            f"a label is ordered as a whole number, {_show(value)} is none", field=path, expected="such as 4"
+        )
+    return number
 
 
 def _plain_number(value: Any) -> float:

@@ -10,13 +10,15 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
+from pymongo.database import Database
 
 from bus.broker import Broker
 from bus.credentials import Credential, Credentials
 from tests.parts.busybox import Busybox
+from tests.parts.mongodb import MongoServer, named_server, own_database
 from tests.parts.mosquitto import Mosquitto
 from tests.parts.nats_server import NatsServer
 from tests.parts.node_exporter import NodeExporter
@@ -118,6 +120,25 @@ def own_broker(part: Callable[[NatsServer], NatsServer], tmp_path: Path) -> Iter
 def mosquitto(part: Callable[[Mosquitto], Mosquitto]) -> Mosquitto:
     """MQTT clients by others."""
     return part(Mosquitto())
+
+
+@pytest.fixture(scope="session")
+def mongodb(
+    part: Callable[[MongoServer], MongoServer], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The URL of a server that speaks MongoDB's protocol: a real one where ``MONGODB_URL`` names it."""
+    if url := named_server():
+        yield url
+        return
+    with part(MongoServer()).start(tmp_path_factory.mktemp("mongodb")) as server:
+        yield server.url
+
+
+@pytest.fixture
+def database(mongodb: str) -> Iterator[Database[dict[str, Any]]]:
+    """A MongoDB database of the test's own."""
+    with own_database(mongodb) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

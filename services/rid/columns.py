@@ -6,7 +6,7 @@ Measured at 100,000 nodes a query takes a fraction of a millisecond and an updat
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -15,7 +15,8 @@ import numpy.typing as npt
 from schemas.attributes import ATTRIBUTES, Value, kind_of
 from schemas.predicate import Predicate
 from services.rid.column import Column, column
-from services.rid.index import Selection
+from services.rid.index import ALIVE, Selection
+from services.rid.means import Means
 from services.rid.order import NameOrder
 from services.rid.plan import least, scan
 from services.rid.vocabulary import MOST, Vocabulary
@@ -40,6 +41,7 @@ class ColumnIndex:
         self._vacated = False
         self._order = NameOrder()
         self._vocabulary = Vocabulary(most)
+        self._means = Means()
 
     def __len__(self) -> int:
         return len(self._row_of)
@@ -88,6 +90,7 @@ class ColumnIndex:
             return
         for held in self._columns.values():
             held.write(row, None)
+        self._means.forget(row)
         self._live[row] = False
         self._vacated = True
         self._free.append(row)
@@ -114,6 +117,12 @@ class ColumnIndex:
         total = len(rows)
         rows = self._arrange(rows, order, limit)
         return Selection(self._documents(rows, fields), total)
+
+    def sampling(self, now: float) -> Iterator[None]:
+        """Bring the running means up to date, in steps; see :class:`services.rid.index.Index`."""
+        alive = np.zeros(self._used, np.bool_)
+        alive[scan(ALIVE, self._columns, self._live[: self._used])] = True
+        return self._means.sampling(now, self._columns, alive, self._capacity)
 
     def names(self) -> Collection[str]:
         """The names of all attributes that it holds."""
@@ -177,6 +186,7 @@ class ColumnIndex:
         self._live = grown
         for held in self._columns.values():
             held.grow(self._capacity)
+        self._means.grow(self._capacity)
 
     def _new_column(self, name: str) -> Column | None:
         if self._vacated and not self._vocabulary.has_room(name):

@@ -9,12 +9,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from schemas.attributes import Value
+from schemas.attributes import MEANS, Value
 from schemas.predicate import Condition, Every, Op, Predicate, Some
 
 #: The attribute under which the index keeps when a node was heard; no metric may be called so.
 HEARD: Final = "@heard"
 _AGE: Final = "age"
+_PASSING: Final = MEANS | {HEARD}
 _MIRRORED: Final[dict[Op, Op]] = {"lt": "gt", "lte": "gte", "gt": "lt", "gte": "lte"}
 
 
@@ -55,5 +56,5 @@ def aged(document: Mapping[str, Any], now: float) -> dict[str, Any]:
 
 
 def lasting(document: Mapping[str, Value]) -> dict[str, Value]:
-    """A document without what changes by the mere passing of time."""
-    return {name: value for name, value in document.items() if name != HEARD}
+    """A document without what changes by the mere passing of time: when it was heard, and means."""
+    return {name: value for name, value in document.items() if name not in _PASSING}

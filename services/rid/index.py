@@ -6,12 +6,15 @@ one test suite holds both to the same meaning. One writer in one loop, so each a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from schemas.attributes import Value
-from schemas.predicate import Predicate
+from schemas.predicate import Condition, Predicate
+
+#: Whose metrics are news: what a silent node said last is no longer so.
+ALIVE: Final = Condition("state", "string", "eq", "alive")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,15 @@ class Index(Protocol):
                 ties go by name.
             limit: how many nodes at most; None for all.
             fields: attributes to answer with; None for all.
+        """
+
+    def sampling(self, now: float) -> Iterator[None]:
+        """Add the present metrics of every node that is alive to its running means, in steps.
+
+        To be called every few seconds; between two steps others may read and write.
+
+        Args:
+            now: seconds since the epoch.
         """
 
     def attributes(self) -> dict[str, int]:

@@ -8,36 +8,23 @@ than its metrics.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from schemas.attributes import Value
 from schemas.event import Event
-from schemas.flatten import allocatable, attributes_of, measured, working
+from schemas.flatten import DERIVED, allocatable, attributes_of, may_be_metric, measured, working
 from schemas.node import Characterization, Measurement, Presence
 from schemas.workload import DesiredWorkload, WorkerStatus
 from services.rid.fresh import HEARD
 from services.rid.index import Index
-from services.rid.liveness import LEAVING, Pulse, State, Thresholds
+from services.rid.known import Known
+from services.rid.liveness import LEAVING, State, Thresholds
 
 #: How far behind the newest a sample may be and count as late; beyond, the node's clock was set back.
 _LATE: Final = 900.0
 #: No agent may claim to be so slow that its silence means nothing.
 _SLOWEST: Final = 600.0
-
-
-@dataclass(slots=True)
-class _Node:
-    """What is known of a node beside the index."""
-
-    pulse: Pulse = field(default_factory=Pulse)
-    static: dict[str, Value] | None = None
-    worker: WorkerStatus | None = None
-    desired: dict[str, DesiredWorkload] = field(default_factory=dict)
-    facts: dict[str, Value] = field(default_factory=dict)
-    metrics: dict[str, Value] = field(default_factory=dict)
-    sampled: float = 0.0
 
 
 class Ingest:
@@ -64,7 +51,7 @@ class Ingest:
         self._thresholds = thresholds
         self._changed = changed
         self._clock = clock
-        self._nodes: dict[str, _Node] = {}
+        self._nodes: dict[str, Known] = {}
         self._started = clock()
         self.heard: float | None = None
 
@@ -83,7 +70,7 @@ class Ingest:
             case Characterization():
                 self._characterized(event.data, at, now)
             case Presence():
-                self._presence(event.data, at, now)
+                self._presence(event.data, at, now, live=live)
             case WorkerStatus():
                 self._of(event.data.node).worker = event.data
                 self._write(event.data.node, now)
@@ -92,9 +79,44 @@ class Ingest:
 
     def recall(self, node: str, state: State) -> None:
         """What was last published about a node, so that a restart does not bring back who was lost."""
-        pulse = self._of(node).pulse
-        if pulse.state is None:
-            pulse.state = state
+        known = self._of(node)
+        known.pulse.state = state
+        if known.static is not None:
+            self._write(node, self._clock())
+
+    def adopt(self, node: str, attributes: Mapping[str, Value], at: float) -> None:
+        """Take a node from the change log whose characterization the bus no longer keeps.
+
+        Args:
+            node: whose.
+            attributes: what the log says last of it.
+            at: when that was written, seconds since the epoch.
+        """
+        known = self._of(node)
+        if known.static is not None:
+            return
+        known.static = {
+            name: value
+            for name, value in attributes.items()
+            if name not in DERIVED and not may_be_metric(name)
+        }
+        known.static.setdefault("runtimes", [])
+        known.metrics = known.metrics or {
+            name: value for name, value in attributes.items() if may_be_metric(name)
+        }
+        known.pulse.heard = known.pulse.heard or at
+        self._write(node, self._clock())
+
+    def known(self, node: str) -> Known | None:
+        """All that is known of a node."""
+        return self._nodes.get(node)
+
+    def restore(self, node: str, known: Known) -> None:
+        """What was known of a node when it was last kept; events since then come after it."""
+        self._nodes[node] = known
+        if known.pulse.heard:
+            self.heard = max(self.heard or 0.0, known.pulse.heard)
+        self._write(node, self._clock())
 
     def left(self, node: str) -> bool:
         """Whether the node's agent went in order."""
@@ -117,10 +139,10 @@ class Ingest:
                     self._write(name, now)
             yield
 
-    def _of(self, name: str) -> _Node:
+    def _of(self, name: str) -> Known:
         node = self._nodes.get(name)
         if node is None:
-            node = self._nodes[name] = _Node()
+            node = self._nodes[name] = Known()
         return node
 
     def _measured(self, measurement: Measurement, sampled: float, at: float, now: float) -> None:
@@ -149,8 +171,10 @@ class Ingest:
         self.heard = max(self.heard or 0.0, at)
         self._write(characterization.node, now)
 
-    def _presence(self, presence: Presence, at: float, now: float) -> None:
+    def _presence(self, presence: Presence, at: float, now: float, *, live: bool) -> None:
         pulse = self._of(presence.node).pulse
+        if not live:
+            pulse.session = ""  # the bus keeps the last word only: the greeting of that run may be gone
         if presence.state == "online":
             pulse.online(presence.session, at)
         else:

@@ -7,13 +7,13 @@ that the column engine is held to.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from schemas.attributes import Value, kind_of
+from schemas.attributes import METRICS, WINDOWS, Value, kind_of, mean_of
 from schemas.predicate import Predicate, matches
 from schemas.version import version_key
-from services.rid.index import Selection
+from services.rid.index import ALIVE, Selection
 from services.rid.vocabulary import MOST, Vocabulary
 
 
@@ -28,6 +28,8 @@ class RowIndex:
         self._rows: dict[str, dict[str, Value]] = {}
         self._vocabulary = Vocabulary(most)
         self._counts: Counter[str] = Counter()
+        self._minutes: dict[str, dict[str, list[tuple[int, float]]]] = {}
+        self._minute = 0
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -63,6 +65,7 @@ class RowIndex:
         """Forget a node; no error where there is none."""
         for name in self._rows.pop(node, {}):
             self._uncount(name)
+        self._minutes.pop(node, None)
 
     def get(self, node: str) -> dict[str, Value] | None:
         """All attributes of a node."""
@@ -90,6 +93,30 @@ class RowIndex:
             return Selection([dict(row) for row in found], total)
         wanted = dict.fromkeys(["name", *fields])
         return Selection([{name: row[name] for name in wanted if name in row} for row in found], total)
+
+    def sampling(self, now: float) -> Iterator[None]:
+        """Bring the running means up to date, a node a step; see :class:`services.rid.index.Index`."""
+        self._minute = max(self._minute, int(now // 60))
+        for node in list(self._rows):
+            if node in self._rows:
+                self._sample(node)
+            yield
+
+    def _sample(self, node: str) -> None:
+        row = self._rows[node]
+        kept = self._minutes.setdefault(node, {})
+        for metric in METRICS:
+            value = row.get(metric)
+            samples = kept.setdefault(metric, []) if value is not None else kept.get(metric, [])
+            if matches(ALIVE, row) and isinstance(value, (int, float)):
+                samples.append((self._minute, float(value)))
+            while samples and samples[0][0] < self._minute - max(WINDOWS.values()):
+                samples.pop(0)
+            for window, minutes in WINDOWS.items():
+                within = [sample for minute, sample in samples if minute >= self._minute - minutes]
+                name = mean_of(metric, window)
+                if within or name in row:
+                    self.update(node, {name: sum(within) / len(within) if within else None})
 
     def names(self) -> Collection[str]:
         """The names of all attributes that it holds."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import time
 from typing import Any, Final
 
 import structlog
@@ -32,6 +33,7 @@ from services.rid.fresh import lasting
 from services.rid.index import Index
 from services.rid.ingest import Ingest
 from services.rid.liveness import Thresholds
+from services.rid.recovery import Recovery
 from services.rid.rows import RowIndex
 from services.rid.settings import RidSettings
 from services.rid.watch import ChangeLog, Due
@@ -82,6 +84,7 @@ class Rid:
         nodes.set_function(lambda: float(len(self.index)))
         refused = frame.gauge("rid_refused_values", "Values beyond the bound on attributes")
         refused.set_function(lambda: float(self.index.refused))
+        self.recovery = Recovery(frame, self.ingest, self.changes)
 
     @property
     def publishing(self) -> bool:
@@ -92,6 +95,7 @@ class Rid:
         """Read the levels back, then answer until asked to stop."""
         s = self._bus.subjects
         self._frame.routes += routes(self.answers, lambda: self._whole)
+        await self.recovery.load()
         # The log first: what was published decides how a silent node is judged from the start.
         await self._follow({s.resource(): ResourceChange})
         await asyncio.gather(
@@ -102,12 +106,15 @@ class Rid:
         )
         if self._frame.stopping.is_set():
             return  # told to stop, or a watch failed: the index is not whole
+        self.recovery.adopt()
         await self._bus.serve("rid", "query", _Ask, self._query)
         await self._bus.serve("rid", "node", WhichNode, self._node)
         await self._bus.serve("rid", "attributes", Nothing, self._attributes)
         self._frame.spawn(self._tick())
+        self._frame.spawn(self._sample(self._frame.settings.means_every))
         self._frame.spawn(self._hold_lease())
         self._frame.spawn(self._publish())
+        self._frame.spawn(self.recovery.keep(lambda: self.publishing))
         # What was read back lives long: kept out of the collector, it costs no query a pause.
         gc.collect()
         gc.freeze()
@@ -116,21 +123,25 @@ class Rid:
         try:
             await self._frame.stopping.wait()
         finally:
+            await self.recovery.close(lambda: self.publishing)
             await self._lease.release()
 
     async def _follow(self, kinds: dict[str, type[EventData]]) -> None:
         """Return once the present state is in; go on with what changes."""
         synced = asyncio.Event()
-        stream = stream_of(next(iter(kinds))).name(self._bus.minicloud)
+        kept = stream_of(next(iter(kinds)))
+        stream = kept.name(self._bus.minicloud)
+        since = await self.recovery.since(kept)
 
         async def follow() -> None:
-            async with self._bus.watch(kinds) as items:
+            async with self._bus.watch(kinds, since=since) as items:
                 async for item in items:
                     if item.kind == "SYNC":
                         synced.set()
                     elif item.event is not None:
                         try:
                             self._take(item)
+                            self.recovery.took(kept, item.event.data, item.revision)
                         except Exception as error:  # noqa: BLE001 - whatever it is, the flow goes on
                             await self._bus.bury(
                                 item.subject, item.payload, error, stream=stream, revision=item.revision
@@ -163,6 +174,7 @@ class Rid:
 
     def _on_change(self, node: str, urgent: bool) -> None:
         self.changes.note(node, urgent)
+        self.recovery.touch(node, urgent)
         if urgent:
             self._wake.set()
 
@@ -170,6 +182,12 @@ class Rid:
         while True:
             await asyncio.sleep(_TICK)
             for _ in self.ingest.ticking():
+                await asyncio.sleep(0)
+
+    async def _sample(self, every: float) -> None:
+        while every:
+            await asyncio.sleep(every)
+            for _ in self.index.sampling(time.time()):
                 await asyncio.sleep(0)
 
     # -- answering -------------------------------------------------------------------------------
@@ -238,7 +256,7 @@ class Rid:
         with contextlib.suppress(Unavailable):
             stored = await self._bus.jetstream.last(name, subject)
             if stored is None:
-                self.changes.reset(node, 0)
+                self.changes.dropped(node)
                 return
             try:
                 self.changes.seen(read_event(stored[1], ResourceChange).data, stored[0])

@@ -26,3 +26,16 @@ class RidSettings(Settings):
     most_attributes: int = Field(
         default=512, ge=1, le=100_000, description="bound on attributes that nobody foresaw"
     )
+    means_every: float = Field(
+        default=10.0, ge=0, le=60, description="seconds between samples of the running means; 0: no means"
+    )
+    mongodb_url: str = Field(
+        default="", repr=False, description="keeps the index over restarts; none: the bus alone does"
+    )
+    mongodb_database: str = Field(
+        default="", max_length=63, description="its name there; minicloud_<minicloud> by default"
+    )
+    store_every: float = Field(default=5.0, gt=0, description="seconds between writes of changes to MongoDB")
+    store_metrics_every: float = Field(
+        default=60.0, gt=0, description="seconds between writes of what changed by its metrics alone"
+    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -28,11 +28,13 @@ class Published:
         revision: in the log; 0 where there is none.
         attributes: what it said.
         at: when we sent or saw it, seconds on a monotonic clock.
+        observed: when what it says was so, seconds since the epoch.
     """
 
     revision: int = 0
     attributes: Mapping[str, Any] | None = None
     at: float = float("-inf")
+    observed: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,27 @@ class ChangeLog:
         """An event of the log, ours or another's."""
         self.revision = max(self.revision, revision)
         if revision > self.last(change.node).revision:
-            self._published[change.node] = Published(revision, change.attributes, self._clock())
+            self._published[change.node] = Published(
+                revision, change.attributes, self._clock(), change.observed_at.timestamp()
+            )
+
+    def restore(self, node: str, published: Published) -> None:
+        """What was published last of a node when that was last kept."""
+        self._published[node] = replace(published, at=self._clock())
+        self.revision = max(self.revision, published.revision)
+
+    def begin_anew(self) -> None:
+        """The log is another one: what was published before is not in it."""
+        self._published.clear()
+        self.revision = 0
+
+    def dropped(self, node: str) -> None:
+        """The log no longer keeps the last event of a node; what that said stays said."""
+        self._published[node] = replace(self.last(node), revision=0)
+
+    def everything(self) -> Mapping[str, Published]:
+        """The last event of every node."""
+        return self._published
 
     def last(self, node: str) -> Published:
         """The last event of a node."""

@@ -6,14 +6,19 @@ import subprocess
 import textwrap
 import threading
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pymongo import MongoClient, ReplaceOne
+from pymongo.database import Database
 
 from bus.broker import Broker
 from bus.credentials import Credential
 from tests.parts.busybox import Busybox
 from tests.parts.debian import DebianPart
+from tests.parts.mongodb import MongoServer
 from tests.parts.mosquitto import Mosquitto
 from tests.parts.nats_server import NatsServer
 from tests.parts.node_exporter import NodeExporter
@@ -127,6 +132,27 @@ def test_mosquitto_reads_what_mosquitto_wrote(
         assert mosquitto.publish(broker.ports.mqtt, admin, topic, "21.5").returncode == 0
         assert subscriber.process.wait(10) == 0
         assert f"{topic} 21.5" in subscriber.text()
+
+
+def test_mongodb_finds_what_was_written(database: Database[dict[str, Any]]) -> None:
+    nodes = database["nodes"]
+    for turn in (1, 2):
+        nodes.bulk_write(
+            [ReplaceOne({"_id": at}, {"load": at / 2, "turn": turn}, upsert=True) for at in range(100)]
+        )
+    assert nodes.count_documents({"turn": 2}) == 100
+    best = nodes.find({"load": {"$gte": 10, "$lt": 20}}).sort([("load", -1)]).limit(2)
+    assert [found["_id"] for found in best] == [39, 38]
+
+
+def test_mongodb_keeps_what_it_acknowledged_over_a_restart(
+    part: Callable[[MongoServer], MongoServer], tmp_path: Path
+) -> None:
+    server = part(MongoServer())
+    with server.start(tmp_path / "data") as running, MongoClient[dict[str, Any]](running.url) as client:
+        client["a"]["b"].insert_one({"_id": 1})
+    with server.start(tmp_path / "data") as running, MongoClient[dict[str, Any]](running.url) as client:
+        assert client["a"]["b"].find_one() == {"_id": 1}
 
 
 def test_the_asyncapi_parser_tells_right_from_wrong(asyncapi_parser: AsyncApiParser, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ _NUMBERS = st.one_of(
 BY_KIND: dict[str, tuple[list[str], st.SearchStrategy[Any]]] = {
     "number": (["cpu.bits", "load.1m", "load.5m", "temperature", "my.metric"], _NUMBERS),
     "string": (["cpu.arch", "region.city", "label.zone"], st.sampled_from(_WORDS)),
+    "label": (["label.slots"], st.sampled_from(["4", "10", "-1", "+3", "4.5", "many", ""])),
     "version": (["kernel", "software.python3"], st.sampled_from(_VERSIONS)),
     "bool": (["gpu", "battery"], st.booleans()),
     "set": (
@@ -48,8 +49,13 @@ def _leaf(kind: str) -> st.SearchStrategy[dict[str, Any]]:
     names, values = BY_KIND[kind]
     if kind == "set":
         values = st.sampled_from(_MEMBERS)
-    operators = ["$eq", "$ne"] + (["$lt", "$lte", "$gt", "$gte"] if kind in ("number", "version") else [])
+    ordering = ["$lt", "$lte", "$gt", "$gte"]
+    operators = ["$eq", "$ne"] + (ordering if kind in ("number", "version") else [])
     compared = st.tuples(st.sampled_from(operators), values).map(lambda pair: {pair[0]: pair[1]})
+    if kind == "label":
+        compared |= st.tuples(st.sampled_from(ordering), st.integers(-2, 11)).map(
+            lambda pair: {pair[0]: pair[1]}
+        )
     listed = st.tuples(st.sampled_from(["$in", "$nin"]), st.lists(values, max_size=3)).map(
         lambda pair: {pair[0]: pair[1]}
     )
@@ -59,8 +65,17 @@ def _leaf(kind: str) -> st.SearchStrategy[dict[str, Any]]:
     return st.tuples(st.sampled_from(names), st.one_of(test, negated)).map(lambda pair: {pair[0]: pair[1]})
 
 
+_selectors: st.SearchStrategy[dict[str, Any]] = st.one_of(
+    st.tuples(st.sampled_from(["In", "NotIn"]), st.lists(st.sampled_from(_WORDS), min_size=1)).map(
+        lambda pair: {"key": "zone", "operator": pair[0], "values": pair[1]}
+    ),
+    st.sampled_from(["Exists", "DoesNotExist"]).map(lambda operator: {"key": "zone", "operator": operator}),
+    st.tuples(st.sampled_from(["Gt", "Lt"]), st.integers(-2, 11)).map(
+        lambda pair: {"key": "slots", "operator": pair[0], "values": [str(pair[1])]}
+    ),
+).map(lambda expression: {"matchExpressions": [expression]})
 wheres: st.SearchStrategy[dict[str, Any]] = st.recursive(
-    st.one_of(*(_leaf(kind) for kind in BY_KIND), st.just({})),
+    st.one_of(*(_leaf(kind) for kind in BY_KIND), _selectors, st.just({})),
     lambda inner: st.one_of(
         st.tuples(st.sampled_from(["$and", "$or"]), st.lists(inner, min_size=1, max_size=3)).map(
             lambda pair: {pair[0]: pair[1]}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from pymongo.database import Database
 
-from schemas.attributes import Value
+from schemas.attributes import MEANS, WINDOWS, Value, mean_of
 from schemas.predicate import Every, matches
 from schemas.version import version_key
 from schemas.where import parse_where
@@ -18,6 +20,7 @@ from services.rid.columns import ColumnIndex
 from services.rid.index import Index
 from services.rid.rows import RowIndex
 from tests.rid import fleets
+from tests.rid.mongo import MongoIndex
 
 Engine = Callable[..., Index]
 
@@ -145,9 +148,9 @@ def test_a_scan_of_many_rows_gathers_and_finds_the_same(engine: Engine) -> None:
 class Engines(RuleBasedStateMachine):
     """Any history of joins, updates and leaves; after each step any query gives the same everywhere."""
 
-    def __init__(self) -> None:
+    def __init__(self, *more: Any) -> None:
         super().__init__()
-        self.engines: list[Index] = [RowIndex(), ColumnIndex()]
+        self.engines: list[Any] = [RowIndex(), ColumnIndex(), *more]
         self.model: dict[str, dict[str, Value]] = {}
 
     @rule(node=fleets.names_of_nodes, attributes=fleets.attributes)
@@ -177,7 +180,8 @@ class Engines(RuleBasedStateMachine):
         predicate = parse_where(where, fleets.SEEN)
         expected = {name: row for name, row in self.model.items() if matches(predicate, row)}
         answers = [index.select(predicate, order=order, limit=limit) for index in self.engines]
-        assert answers[0] == answers[1]
+        for answer in answers[1:]:
+            assert answer == answers[0]
         assert answers[0].total == len(expected)
         wanted = len(expected) if limit is None else min(limit, len(expected))
         assert len(answers[0].nodes) == wanted
@@ -186,15 +190,114 @@ class Engines(RuleBasedStateMachine):
 
     @rule()
     def same_attributes(self) -> None:
-        assert self.engines[0].attributes() == self.engines[1].attributes()
-        for name in fleets.NAMES:
-            assert self.engines[0].get(name) == self.engines[1].get(name) == self.model.get(name)
+        for index in self.engines:
+            assert index.attributes() == self.engines[0].attributes()
+            for name in fleets.NAMES:
+                assert index.get(name) == self.model.get(name)
 
 
-TestEngines = Engines.TestCase
-TestEngines.settings = settings(
-    max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+def _histories(examples: int) -> settings:
+    return settings(
+        max_examples=examples,
+        stateful_step_count=30,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+def test_both_engines_answer_alike_after_any_history() -> None:
+    run_state_machine_as_test(Engines, settings=_histories(40))  # type: ignore[no-untyped-call]
+
+
+def test_both_engines_answer_as_mongodb_does_after_any_history(database: Database[dict[str, Any]]) -> None:
+    def engines() -> Engines:
+        return Engines(MongoIndex(database["nodes"]))
+
+    # Every step asks another process: making a failure shorter would take longer than a test may.
+    phases = [phase for phase in Phase if phase != Phase.shrink]
+    how = settings(_histories(25), phases=phases)
+    run_state_machine_as_test(engines, settings=how)  # type: ignore[no-untyped-call]
+
+
+NODE = st.sampled_from(["a", "b", "c"])
+METRIC = st.sampled_from(["load.1m", "temperature"])
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("update"), NODE, METRIC, st.none() | st.floats(0, 1e12)),
+            st.tuples(st.just("state"), NODE, st.sampled_from(["alive", "lost"])),
+            st.tuples(st.just("remove"), NODE),
+            st.tuples(st.just("wait"), st.sampled_from([5.0, 30.0, 60.0, 200.0, 1000.0, -100.0])),
+            st.tuples(st.just("sample")),
+        ),
+        max_size=40,
+    )
 )
+@settings(max_examples=150, deadline=None)
+def test_running_means_are_those_of_a_list_of_samples(steps: list[Any]) -> None:
+    """Both engines against lists of all samples ever, with nodes that come, go, fall silent and return."""
+    engines: list[Index] = [RowIndex(), ColumnIndex()]
+    samples: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    rows: dict[str, dict[str, Any]] = {}
+    now, latest = 1e9, 0
+    for kind, *arguments in steps:
+        match kind:
+            case "update" | "state":
+                node = arguments[0]
+                change = {arguments[1]: arguments[2]} if kind == "update" else {"state": arguments[1]}
+                if node not in rows:
+                    rows[node] = {"state": "alive"}
+                    samples[node] = {}
+                    for index in engines:
+                        index.put(node, rows[node])
+                rows[node].update(change)
+                for index in engines:
+                    index.update(node, change)
+            case "remove":
+                rows.pop(arguments[0], None)
+                for index in engines:
+                    index.remove(arguments[0])
+            case "wait":
+                now += arguments[0]
+            case "sample":
+                latest = max(latest, int(now // 60))
+                for index in engines:
+                    list(index.sampling(now))
+                for node, row in rows.items():
+                    for metric in ("load.1m", "temperature"):
+                        if row["state"] == "alive" and row.get(metric) is not None:
+                            samples[node].setdefault(metric, []).append((latest, row[metric]))
+                for node in rows:
+                    expected = {
+                        mean_of(metric, window): pytest.approx(sum(within) / len(within), rel=1e-5)
+                        for metric, all_of_them in samples[node].items()
+                        for window, minutes in WINDOWS.items()
+                        if (within := [value for minute, value in all_of_them if minute >= latest - minutes])
+                    }
+                    for index in engines:
+                        found = index.get(node) or {}
+                        assert {name: found[name] for name in found if name in MEANS} == expected
+
+
+@pytest.mark.parametrize("engine", [RowIndex, ColumnIndex])
+def test_a_mean_is_asked_for_sorted_by_and_counted_as_any_attribute(engine: Engine) -> None:
+    index = engine()
+    for at in range(2000):
+        index.put(f"n{at:04}", {"load.1m": float(at), "state": "alive"})
+        if at == 500:
+            list(index.sampling(1e9))
+    list(index.sampling(1e9 + 61))
+    asked = {"load.1m.mean.10m": {"$lt": 3}}
+    assert _names(index, asked) == ["n0000", "n0001", "n0002"]
+    assert _names(index, {}, order=[("load.1m.mean.15m", True)], limit=2) == ["n1999", "n1998"]
+    assert index.attributes()["load.1m.mean.5m"] == 2000
+    index.remove("n0001")
+    index.put("n0001", {"load.1m": 7.0, "state": "alive"})
+    assert "load.1m.mean.5m" not in (index.get("n0001") or {})
+    list(index.sampling(1e9 + 61))
+    assert (index.get("n0001") or {})["load.1m.mean.5m"] == 7
 
 
 @given(st.lists(fleets.free_names, max_size=200, unique=True), st.data())

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from schemas.attributes import MEANS
 from schemas.event import EventData, event
 from schemas.flatten import attributes_of
 from services.rid.columns import ColumnIndex
@@ -174,6 +175,12 @@ def test_the_will_of_a_former_run_is_too_late(site: Site) -> None:
     assert site.of()["state"] == "alive"
 
 
+def test_a_replayed_will_counts_though_the_greeting_of_its_run_was_missed(site: Site) -> None:
+    site.take(nodes.characterization("a"), nodes.presence("a", session="a1"))
+    site.take(nodes.presence("a", online=False, reason="connection lost", session="b2"), live=False)
+    assert site.of()["state"] == "lost"
+
+
 def test_samples_that_go_on_after_a_farewell_prove_it_wrong(site: Site) -> None:
     site.take(nodes.characterization("a"), nodes.presence("a", online=False, reason="connection lost"))
     site.take(nodes.measurement("a"))
@@ -234,3 +241,52 @@ def test_after_a_restart_only_what_changed_meanwhile_is_published(site: Site) ->
         fresh.log.seen(one.change, revision)
     fresh.take(nodes.characterization("a"), nodes.characterization("b", rack="r1"))
     assert fresh.changes() == [("b", "changed", {"rack": "r1"})]
+
+
+def test_the_change_log_stands_in_for_a_characterization_that_is_gone_and_gives_way_to_the_next(
+    site: Site,
+) -> None:
+    site.take(nodes.characterization("a"), nodes.worker("a", "process"), nodes.measurement("a", load_1m=1))
+    said = lasting(site.of())
+    fresh = Site()
+    fresh.ingest.recall("a", "alive")
+    fresh.ingest.adopt("a", said, fresh.now - 5)
+    assert fresh.of()["load.1m"] == 1
+    assert fresh.of()["runtimes"] == ["process"]
+    assert "worker" not in fresh.of(), "the worker speaks for itself"
+    fresh.take(nodes.characterization("a", rack="r1"))
+    assert fresh.of()["rack"] == "r1"
+    assert fresh.of()["runtimes"] == ["container", "process", "unikernel"]
+    fresh.ingest.adopt("a", said, fresh.now)
+    assert fresh.of()["rack"] == "r1"
+
+
+def test_a_recalled_state_is_that_of_a_node_that_was_read_back_before(site: Site) -> None:
+    site.take(nodes.characterization("a"), nodes.measurement("a"))
+    known = site.ingest.known("a")
+    assert known is not None
+    fresh = Site()
+    fresh.now += 30
+    fresh.ingest.restore("a", known)
+    assert fresh.of()["state"] == "stale"
+    fresh.ingest.recall("a", "lost")
+    assert fresh.of()["state"] == "lost"
+    assert fresh.ingest.heard == site.now
+
+
+def test_means_are_of_those_that_are_alive_and_no_sample_speaks_for_them(site: Site) -> None:
+    for name in ("a", "b"):
+        site.take(nodes.characterization(name), nodes.measurement(name, load_1m=1, cpu_used_mean_5m=99))
+    for _ in range(6):
+        list(site.index.sampling(site.now))
+        site.now += 10
+        site.take(nodes.measurement("a", load_1m=3))
+        site.ingest.tick()
+    assert site.of("a")["load.1m.mean.5m"] == pytest.approx((1 + 5 * 3) / 6)
+    assert site.of("b")["load.1m.mean.5m"] == 1
+    assert "cpu.used.mean.5m" not in site.of("a")
+    assert site.of("b")["state"] == "stale"
+    site.now += 16 * 60
+    list(site.index.sampling(site.now))
+    assert "load.1m.mean.15m" not in site.of("b")
+    assert lasting(site.of("a")).keys().isdisjoint(MEANS)

@@ -1,0 +1,113 @@
+"""What rid knows of a node beside the index, as it is in memory and as a document that can be kept.
+
+The document holds everything from which the node's attributes come, so that whoever reads it back and
+takes in the events since knows what he would know had he never stopped. Attributes stand flat under
+``static``, ``metrics`` and ``derived``, their dots as colons, since a dot is a path in MongoDB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from schemas.attributes import Value
+from schemas.workload import DesiredWorkload, WorkerStatus
+from services.rid.liveness import Pulse
+from services.rid.watch import Published
+
+Document = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Known:
+    """What is known of a node.
+
+    Attributes:
+        pulse: its signs of life.
+        static: the attributes of its characterization; None before the first.
+        worker: its worker's last word.
+        desired: what should run there.
+        facts: its attributes without metrics, as they were last indexed.
+        metrics: its last sample.
+        sampled: when that was taken, seconds since the epoch by the node's clock.
+    """
+
+    pulse: Pulse = field(default_factory=Pulse)
+    static: dict[str, Value] | None = None
+    worker: WorkerStatus | None = None
+    desired: dict[str, DesiredWorkload] = field(default_factory=dict)
+    facts: dict[str, Value] = field(default_factory=dict)
+    metrics: dict[str, Value] = field(default_factory=dict)
+    sampled: float = 0.0
+
+
+def to_document(name: str, known: Known, published: Published) -> Document:
+    """Everything that is known of a node, to be kept."""
+    static = known.static or {}
+    derived = {key: value for key, value in known.facts.items() if static.get(key) != value}
+    now: dict[str, Any] = {**static, **known.metrics, **derived}
+    before = published.attributes
+    return {
+        "_id": name,
+        "characterized": known.static is not None,
+        "static": _stored(static),
+        "metrics": _stored(known.metrics),
+        "derived": _stored(derived),
+        "sampled": known.sampled,
+        "pulse": asdict(known.pulse),
+        "worker": known.worker.model_dump(mode="json") if known.worker else None,
+        "desired": [workload.model_dump(mode="json") for workload in known.desired.values()],
+        # Of the last event in the change log only what is otherwise now.
+        "published": None
+        if before is None
+        else {
+            "revision": published.revision,
+            "other": _stored({key: value for key, value in before.items() if now.get(key) != value}),
+            "absent": [key for key in now if key not in before],
+        },
+    }
+
+
+def from_document(document: Mapping[str, Any]) -> tuple[str, Known, Published | None]:
+    """A node's name, what was known of it and what was published last.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is no such document.
+    """
+    static, metrics, derived = (_read(document[part]) for part in ("static", "metrics", "derived"))
+    known = Known(
+        pulse=Pulse(**document["pulse"]),
+        static=static if document["characterized"] else None,
+        worker=None if document["worker"] is None else WorkerStatus.model_validate(document["worker"]),
+        metrics=metrics,
+        sampled=document["sampled"],
+    )
+    for one in document["desired"]:
+        workload = DesiredWorkload.model_validate(one)
+        known.desired[workload.workload] = workload
+    if document["published"] is None:
+        return document["_id"], known, None
+    absent = set(document["published"]["absent"])
+    before = {key: value for key, value in {**static, **metrics, **derived}.items() if key not in absent}
+    before.update(_read(document["published"]["other"]))
+    return document["_id"], known, Published(document["published"]["revision"], before)
+
+
+def _stored(attributes: Mapping[str, Any]) -> Document:
+    return {_colons(name): value for name, value in attributes.items()}
+
+
+def _read(stored: Mapping[str, Any]) -> dict[str, Any]:
+    return {_dots(key): value for key, value in stored.items()}
+
+
+@lru_cache(maxsize=4096)
+def _colons(name: str) -> str:
+    return name.replace(".", ":")
+
+
+@lru_cache(maxsize=4096)
+def _dots(key: str) -> str:
+    return key.replace(":", ".")
