@@ -26,10 +26,13 @@ from typing import IO, Any, Final, Self
 import psutil
 
 from bus.broker_config import (
+    ACCOUNT,
     CONFIG_FILE,
     LOG_FILE,
     PID_FILE,
+    STORE_FOLDER,
     BrokerSettings,
+    Join,
     Ports,
     Tls,
     broker_folder,
@@ -41,12 +44,13 @@ from bus.broker_process import reload_running, running_pid
 from bus.credentials import Credentials
 from schemas.errors import Conflict, Unavailable
 
-__all__ = ["Broker", "BrokerSettings", "Tls", "Violation"]
+__all__ = ["Broker", "BrokerSettings", "Join", "Tls", "Violation"]
 
 _LISTENING: Final = {
     "nats": re.compile(r"Listening for client connections on \S+:(\d+)"),
     "mqtt": re.compile(r"Listening for MQTT clients on \S+:(\d+)"),
     "monitor": re.compile(r"Starting http monitor on \S+:(\d+)"),
+    "leaf": re.compile(r"Listening for leafnode connections on \S+:(\d+)"),
 }
 _READY: Final = "Server is ready"
 _IN_USE: Final = "address already in use"
@@ -175,6 +179,11 @@ class Broker:
         return self._url("mqtts" if self.settings.tls else "mqtt", self._ports.mqtt)
 
     @property
+    def leaf_url(self) -> str:
+        """Where the brokers of other miniclouds join; for this very machine when ``host`` is all addresses."""
+        return self._url("tls" if self.settings.tls else "nats-leaf", self._ports.leaf)
+
+    @property
     def monitor_url(self) -> str:
         """The HTTP monitoring, on loopback."""
         return f"http://127.0.0.1:{self._ports.monitor}"
@@ -252,15 +261,28 @@ class Broker:
             kept = Ports(**json.loads((self._folder / "ports.json").read_text()))
         except (FileNotFoundError, ValueError, TypeError):
             return asked
-        return Ports(asked.nats or kept.nats, asked.mqtt or kept.mqtt, asked.monitor or kept.monitor)
+        return Ports(
+            asked.nats or kept.nats,
+            asked.mqtt or kept.mqtt,
+            asked.monitor or kept.monitor,
+            asked.leaf or kept.leaf,
+        )
 
     def _configure(self, ports: Ports) -> None:
         config = self._folder / CONFIG_FILE
         config.touch(mode=0o600)
         config.write_text(render(self._folder, self.settings, ports))
 
+    def _adopt_store(self) -> None:
+        """What was kept before there were accounts is the minicloud's."""
+        store = self._folder / STORE_FOLDER / "jetstream"
+        before, now = store / "$G", store / ACCOUNT
+        if before.is_dir() and not now.exists():
+            before.rename(now)
+
     def _launch(self, ports: Ports, deadline: float) -> None:
         self._configure(ports)
+        self._adopt_store()
         cursor = LogCursor(self._folder / LOG_FILE)
         # A session of its own: Ctrl-C in a terminal is for the parent, which stops us in order.
         with (self._folder / "broker.out").open("wb") as out:

@@ -12,14 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from shutil import which
 from typing import Final
+from urllib.parse import quote, urlsplit
 
-from schemas.errors import NotFound
+from schemas.errors import InvalidDocument, NotFound
 
 USERS_FILE: Final = "users.conf"
 CONFIG_FILE: Final = "broker.conf"
 PID_FILE: Final = "broker.pid"
 LOG_FILE: Final = "broker.log"
 STORE_FOLDER: Final = "jetstream"
+#: The account of everybody in the minicloud. What they say stays in it, whatever links there are.
+ACCOUNT: Final = "MINICLOUD"
+#: The account that links of miniclouds join: only their rids speak in it.
+LINK_ACCOUNT: Final = "LINK"
 
 
 def broker_folder(data: Path) -> Path:
@@ -51,6 +56,31 @@ class Ports:
     nats: int = 0
     mqtt: int = 0
     monitor: int = 0
+    leaf: int = 0
+
+
+@dataclass(frozen=True)
+class Join:
+    """A link to dial: the broker of another minicloud, and who we are there.
+
+    Attributes:
+        url: ``nats-leaf://host:port``; ``tls://host:port`` asks for TLS.
+        user: our user name there, ``minicloud.<our minicloud>``.
+        password: its secret, as the other side's ``minicloud credentials add minicloud NAME`` showed it.
+        ca: a PEM file that the other broker's certificate is checked against; asks for TLS.
+    """
+
+    url: str
+    user: str
+    password: str
+    ca: Path | None = None
+
+    def __post_init__(self) -> None:
+        where = urlsplit(self.url)
+        if where.scheme not in ("nats-leaf", "tls") or not where.hostname or where.username:
+            raise InvalidDocument(
+                f"{self.url!r} is no place to join", field="join", expected="nats-leaf://host:7422"
+            )
 
 
 @dataclass(frozen=True)
@@ -69,6 +99,9 @@ class BrokerSettings:
         max_store: bytes of disk that JetStream may take; None is three quarters of what is free.
         tls: certificates; None is plain text, which is for loopback only.
         log_size: bytes after which the log file is rotated; one old file is kept.
+        leaf_port: TCP port for the brokers of other miniclouds that dial in; 0 is a free one, None is no such
+            port.
+        join: brokers of other miniclouds that this one dials. Names of joined brokers must differ.
     """
 
     host: str = "127.0.0.1"
@@ -81,11 +114,13 @@ class BrokerSettings:
     max_store: int | None = None
     tls: Tls | None = None
     log_size: int = 16 * 1024 * 1024
+    leaf_port: int | None = None
+    join: tuple[Join, ...] = ()
 
     @property
     def ports(self) -> Ports:
-        """The three ports as asked for."""
-        return Ports(self.port, self.mqtt_port, self.monitor_port)
+        """The ports as asked for."""
+        return Ports(self.port, self.mqtt_port, self.monitor_port, self.leaf_port or 0)
 
 
 def nats_server() -> Path:
@@ -141,9 +176,36 @@ def render(folder: Path, settings: BrokerSettings, ports: Ports) -> str:
         *(f"  {line}" for line in mqtt),
         "}",
         *([f"tls {{ {tls} }}"] if tls else []),
+        *_leafnodes(settings, listen(settings.host, ports.leaf), tls),
         f"include '{USERS_FILE}'",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _leafnodes(settings: BrokerSettings, address: str, tls: str) -> list[str]:
+    """The links to other miniclouds; without any, nothing, so that no port is opened."""
+    if settings.leaf_port is None and not settings.join:
+        return []
+    # A link that was cut without a word is found by pings: two minutes each would be far too long.
+    lines = ['ping_interval: "5s"', "ping_max: 2", "leafnodes {"]
+    if settings.leaf_port is not None:
+        lines += [f"  listen: {address}", *([f"  tls {{ {tls} }}"] if tls else [])]
+    if settings.join:
+        lines += [
+            '  reconnect: "1s"',
+            "  remotes: [",
+            *(f"    {_remote(join)}" for join in settings.join),
+            "  ]",
+        ]
+    return [*lines, "}"]
+
+
+def _remote(join: Join) -> str:
+    where = urlsplit(join.url)
+    known = f"{quote(join.user, safe='')}:{quote(join.password, safe='')}@"
+    url = json.dumps(f"{where.scheme}://{known}{where.netloc}")
+    tls = f", tls {{ ca_file: {json.dumps(str(join.ca.absolute()))} }}" if join.ca is not None else ""
+    return f"{{url: {url}, account: {LINK_ACCOUNT}{tls}}}"
 
 
 def _tls(tls: Tls | None) -> str:

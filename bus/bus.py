@@ -297,9 +297,18 @@ class Bus:
         document: BaseModel | dict[str, Any] | None = None,
         *,
         instance: str | None = None,
+        minicloud: str | None = None,
         timeout: float = 5.0,
     ) -> Any:
         """Ask a service and return its answer, a JSON value.
+
+        Args:
+            service: which.
+            verb: what of it.
+            document: what is asked.
+            instance: the one of several that must answer.
+            minicloud: whose service, on a link; our own by default.
+            timeout: seconds.
 
         Raises:
             RequestTimeout: no answer in time.
@@ -310,7 +319,8 @@ class Bus:
             payload = document.model_dump_json(by_alias=True, exclude_unset=True).encode()
         else:
             payload = json.dumps(document or {}).encode()
-        message = await self.wire.request(self.subjects.service(service, verb, instance), payload, timeout)
+        subjects = Subjects(minicloud) if minicloud else self.subjects
+        message = await self.wire.request(subjects.service(service, verb, instance), payload, timeout)
         if message.headers and "Nats-Service-Error-Code" in message.headers:
             raise from_document(json.loads(message.data))
         return json.loads(message.data)

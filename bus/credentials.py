@@ -21,7 +21,8 @@ from typing import Any, Final
 
 import bcrypt
 
-from bus.broker_config import USERS_FILE, broker_folder
+from bus.broker_config import ACCOUNT, LINK_ACCOUNT, USERS_FILE, broker_folder
+from bus.broker_links import SYSTEM_ACCOUNT, SYSTEM_USER, cut_links
 from bus.broker_process import reload_running
 from bus.permissions import Permissions, Role, inbox_prefix, permissions, role_of, user_name
 from schemas.errors import Conflict, InvalidDocument, NotFound
@@ -179,8 +180,11 @@ class Credentials:
         with self._locked():
             self._write_users(self._read()[1])
 
-    def _write_users(self, entries: dict[str, Entry]) -> None:
-        write_private(broker_folder(self._data) / USERS_FILE, render_users(entries.values()))
+    def _write_users(self, entries: dict[str, Entry]) -> Credential:
+        """Let the broker know them with its next reload; the system user is another one each time."""
+        system, hashed = _secret(SYSTEM_USER)
+        write_private(broker_folder(self._data) / USERS_FILE, render_users(entries.values(), hashed))
+        return system
 
     def _read(self) -> tuple[str | None, dict[str, Entry]]:
         try:
@@ -206,18 +210,22 @@ class Credentials:
             before = dict(entries)
             yield entries
             home = home or self._minicloud or "home"
-            self._store(home, entries)
+            system = self._store(home, entries)
             try:
-                reload_running(broker_folder(self._data))
+                running = reload_running(broker_folder(self._data))
             except InvalidDocument:
                 self._store(home, before)
                 raise
+            if running and any(
+                entry.role == "minicloud" and entries.get(user) != entry for user, entry in before.items()
+            ):
+                cut_links(broker_folder(self._data), system.password)
 
-    def _store(self, home: str, entries: dict[str, Entry]) -> None:
+    def _store(self, home: str, entries: dict[str, Entry]) -> Credential:
         """What is stored is the truth; ``users.conf`` follows it, so a crash in between revives nobody."""
         stored = {"minicloud": home, "credentials": [asdict(entry) for _, entry in sorted(entries.items())]}
         write_private(self._file, json.dumps(stored, indent=1) + "\n")
-        self._write_users(entries)
+        return self._write_users(entries)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -227,8 +235,13 @@ class Credentials:
             yield
 
 
-def render_users(entries: Iterable[Entry]) -> str:
-    """The broker's ``users.conf``: each credential with its hash and permissions."""
+def render_users(entries: Iterable[Entry], system: str) -> str:
+    """The broker's ``users.conf``: each credential with its hash and permissions.
+
+    Args:
+        entries: the credentials.
+        system: the hash of the system user's secret.
+    """
     known = list(entries)
     real: dict[str, set[str]] = {}
     for entry in known:
@@ -236,15 +249,29 @@ def render_users(entries: Iterable[Entry]) -> str:
             real.setdefault(entry.minicloud, set()).add(entry.name)
     # With no users at all the broker would let everybody in: nobody knows this one's secret.
     nobody = json.dumps(_secret("nobody")[1])
-    lines = [f"    {{user: nobody, password: {nobody}, permissions: {_render(Permissions())}}}"]
+    lines = {
+        ACCOUNT: [f"      {{user: nobody, password: {nobody}, permissions: {_render(Permissions())}}}"],
+        LINK_ACCOUNT: [],
+    }
     for entry in known:
         granted = permissions(entry.role, entry.name, entry.minicloud, real.get(entry.minicloud, ()))
-        kinds = ', allowed_connection_types: ["MQTT"]' if granted.mqtt_only else ""
-        lines.append(
-            f"    {{user: {json.dumps(entry.user)}, password: {json.dumps(entry.hash)}, "
-            f"permissions: {_render(granted)}{kinds}}}"
+        account = LINK_ACCOUNT if granted.link else ACCOUNT
+        # Nobody but a minicloud links brokers: it would tie a stranger's broker to our own account.
+        kinds = ["STANDARD", "LEAFNODE"] if granted.link else ["MQTT"]
+        kinds += [] if granted.link or granted.mqtt_only else ["STANDARD"]
+        lines[account].append(
+            f"      {{user: {json.dumps(entry.user)}, password: {json.dumps(entry.hash)}, "
+            f"permissions: {_render(granted)}, allowed_connection_types: {json.dumps(kinds)}}}"
         )
-    return "authorization {\n  timeout: 5\n  users: [\n" + "\n".join(lines) + "\n  ]\n}\n"
+    users = {account: "users: [\n" + "\n".join(of) + "\n    ]" for account, of in lines.items()}
+    return (
+        "authorization {\n  timeout: 5\n}\naccounts {\n"
+        f"  {ACCOUNT} {{\n    jetstream: enabled\n    {users[ACCOUNT]}\n  }}\n"
+        f"  {LINK_ACCOUNT} {{\n    {users[LINK_ACCOUNT]}\n  }}\n"
+        f"  {SYSTEM_ACCOUNT} {{\n"
+        f"    users: [{{user: {SYSTEM_USER}, password: {json.dumps(system)}}}]\n  }}\n}}\n"
+        f"system_account: {SYSTEM_ACCOUNT}\n"
+    )
 
 
 def _render(granted: Permissions) -> str:

@@ -14,7 +14,7 @@ from bus.streams import STREAMS, Stream, stream_name
 from schemas.errors import InvalidName
 from schemas.names import ANY, Subjects, token
 
-Role = Literal["admin", "service", "agent", "worker", "device", "user", "viewer", "fleet"]
+Role = Literal["admin", "service", "agent", "worker", "device", "user", "viewer", "fleet", "minicloud"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 
 # What readers may read; leases are the services' own affair.
@@ -35,6 +35,7 @@ class Permissions:
         subscribe_deny: exceptions from ``subscribe``; ``"a.> >"`` denies queue groups on ``a.>``.
         answers: may answer whoever asked it, on the asker's reply subject.
         mqtt_only: may connect by MQTT only.
+        link: speaks in the account of the links between miniclouds, and in no other.
     """
 
     publish: tuple[str, ...] = ()
@@ -43,6 +44,7 @@ class Permissions:
     subscribe_deny: tuple[str, ...] = ()
     answers: bool = False
     mqtt_only: bool = False
+    link: bool = False
 
 
 def role_of(text: str) -> Role:
@@ -115,6 +117,26 @@ def permissions(role: Role, name: str, minicloud: str, own_nodes: Iterable[str] 
             )
         case "viewer":
             return _reader(subjects, role, name, publish=(subjects.service("rid", "query"),))
+        case "minicloud":
+            return _minicloud(name)
+
+
+def _minicloud(name: str) -> Permissions:
+    """A minicloud on the link: its own rid there, or the broker that brings it from another site.
+
+    It speaks for itself only, so that none passes for another; asks the rids of all; and reads its own
+    answers.
+    """
+    own, everybody = Subjects(token(name, "minicloud")), Subjects(ANY)
+    return Permissions(
+        publish=(own.heartbeat(), f"{everybody.root}.svc.rid.>", "_INBOX.minicloud.>"),
+        subscribe=(
+            everybody.heartbeat(),
+            f"{own.root}.svc.rid.>",
+            f"{inbox_prefix(user_name('minicloud', name))}.>",
+        ),
+        link=True,
+    )
 
 
 def _agent(subjects: Subjects, name: str) -> Permissions:

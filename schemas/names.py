@@ -115,6 +115,10 @@ class Subjects:
         """What a service could not handle, whole, with the reason."""
         return self._at("dead", service)
 
+    def heartbeat(self) -> str:
+        """That a minicloud is there, and what it has; published by its rid on the links to others."""
+        return self._at("federation", "heartbeat")
+
     def service(self, service: str, verb: str, instance: str | None = None) -> str:
         """A request/reply verb of a service, or of one named instance of it."""
         return self._at("svc", service, verb, *([instance] if instance else []))

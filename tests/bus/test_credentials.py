@@ -125,7 +125,7 @@ def test_a_change_that_the_broker_refuses_is_taken_back(
     made = Credentials(own_broker.data)
     made.add("user", "ada")
     right = store.render_users
-    monkeypatch.setattr(store, "render_users", lambda entries: right(entries) + "\nno_such_setting: 1\n")
+    monkeypatch.setattr(store, "render_users", lambda *known: right(*known) + "\nno_such_setting: 1\n")
     with pytest.raises(InvalidDocument, match="no_such_setting"):
         made.add("user", "bob")
     monkeypatch.undo()
