@@ -73,10 +73,13 @@ class Bus:
         await bus.jetstream.start()
         return bus
 
+    async def stop_consuming(self) -> None:
+        """Finish the messages at hand and take no more."""
+        await asyncio.gather(*(consumption.stop() for consumption in self._running))
+
     async def close(self) -> None:
         """Stop what was started here and close the connection."""
-        for consumption in self._running:
-            await consumption.stop()
+        await self.stop_consuming()
         for service in self._micro.values():
             await service.stop()
         await self.jetstream.stop()

@@ -20,7 +20,7 @@ import structlog
 from bus.jetstream import JetStream
 from bus.port import Message
 from bus.pull import Delivery, PullLoop, make_consumer
-from schemas.errors import InvalidDocument
+from schemas.errors import InvalidDocument, MinicloudError
 from schemas.event import Event
 
 log = structlog.get_logger("bus")
@@ -28,6 +28,9 @@ log = structlog.get_logger("bus")
 _NANO: Final = 1_000_000_000
 _ACK: Final = b"+ACK"
 _PROGRESS: Final = b"+WPI"
+# For another, once we are gone: at once it would come back to what we had asked for before.
+_LATER: Final = b"-NAK " + json.dumps({"delay": _NANO // 2}).encode()
+_LONGEST_FAREWELL: Final = 8.0
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class Consumption:
         self._loop = PullLoop(jetstream, stream, self._make, self._on_message)
         self._working: str | None = None
         self._keeper: asyncio.Task[None] | None = None
+        self._free: asyncio.Future[None] | None = None
         self.handled = 0
         self.retried = 0
         self.buried = 0
@@ -87,7 +91,15 @@ class Consumption:
         self._keeper = asyncio.create_task(self._keep_alive())
 
     async def stop(self) -> None:
-        """End after the message at hand; the others stay with the broker."""
+        """End after the message at hand, waited for a few seconds; the others are handed back to the broker."""
+        if self._free is not None:
+            return  # it is ending already
+        self._free = asyncio.get_running_loop().create_future()
+        self._loop.ask_no_more()
+        if self._working:
+            await asyncio.wait({self._free}, timeout=_LONGEST_FAREWELL)
+        with suppress(MinicloudError):
+            await self._js.wire.flush(timeout=1.0)  # while what waits behind it is handed back
         await self._loop.stop()
         if self._keeper:
             self._keeper.cancel()
@@ -114,6 +126,9 @@ class Consumption:
 
     async def _on_message(self, message: Message) -> None:
         reply = message.reply
+        if self._free is not None:
+            await self._publish(reply, _LATER)
+            return
         self._working = reply
         try:
             await self._handler(self._read(message))
@@ -124,6 +139,8 @@ class Consumption:
             await self._publish(reply, _ACK)
         finally:
             self._working = None
+            if self._free is not None and not self._free.done():
+                self._free.set_result(None)
 
     async def _failed(self, message: Message, error: Exception) -> None:
         delivery = Delivery(message.reply)

@@ -13,10 +13,10 @@ import logging
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 
 from bus.bus import Bus
 from bus.settings import Settings
@@ -27,6 +27,14 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound=Settings)
 log = structlog.get_logger("frame")
+
+_LEVELS: Final = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "critical": logging.CRITICAL,
+}
 
 
 class Frame(Generic[S]):
@@ -51,6 +59,7 @@ class Frame(Generic[S]):
         self.failure: BaseException | None = None
         self._ready = False
         self._tasks: set[asyncio.Task[Any]] = set()
+        ProcessCollector(registry=self.registry)
         up = Gauge("minicloud_bus_connected", "1 while the broker is reachable", registry=self.registry)
         up.set_function(lambda: float(bus.wire.connected))
         buried = Gauge("minicloud_dead_letters", "Messages buried by this process", registry=self.registry)
@@ -105,22 +114,42 @@ class Frame(Generic[S]):
 
 
 def configure_logs(level: str, form: str) -> None:
-    """Structured logs on standard error: one JSON object a line, or text for people."""
+    """Structured logs on standard error: one JSON object a line, or text for people.
+
+    What libraries say through Python's own logging takes the same form; of that, warnings and worse.
+    """
     renderer: Any = (
         structlog.processors.JSONRenderer() if form == "json" else structlog.dev.ConsoleRenderer(colors=False)
     )
+    first: list[Any] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    last: list[Any] = [structlog.processors.format_exc_info, renderer] if form == "json" else [renderer]
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info
-            if form == "json"
-            else structlog.processors.StackInfoRenderer(),
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        processors=[*first, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*first, structlog.stdlib.ExtraAdder()],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=max(logging.WARNING, _LEVELS[level]), force=True)
+
+
+def main(name: str, serve: Callable[[Frame[S]], Awaitable[None]], kind: type[S], **given: Any) -> int:
+    """Read the settings, then :func:`run`; a setting that is wrong is told in the log like all else."""
+    try:
+        settings = kind.load(**given)
+    except MinicloudError as error:
+        configure_logs("info", "json")
+        log.error("cannot run", service=name, code=error.code, error=str(error))  # noqa: TRY400
+        return 1
+    return run(name, serve, settings)
 
 
 def run(name: str, serve: Callable[[Frame[S]], Awaitable[None]], settings: S) -> int:
@@ -133,6 +162,9 @@ def run(name: str, serve: Callable[[Frame[S]], Awaitable[None]], settings: S) ->
         return 1
     except KeyboardInterrupt:
         return 0
+    except Exception:
+        log.exception("the service failed", service=name)
+        return 1
 
 
 async def _run(name: str, serve: Callable[[Frame[S]], Awaitable[None]], settings: S) -> int:
@@ -164,6 +196,8 @@ async def _run(name: str, serve: Callable[[Frame[S]], Awaitable[None]], settings
         if service.done() and not service.cancelled() and service.exception():
             raise service.exception()  # type: ignore[misc]
     finally:
+        # First, since handlers may need what was spawned.
+        await bus.stop_consuming()
         await frame.close()
         if http:
             await http.stop()

@@ -7,18 +7,23 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING, Any
 
+import structlog
 import uvicorn
 from prometheus_client import generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from schemas.errors import Conflict, MinicloudError
 
 if TYPE_CHECKING:
     from bus.frame import Frame
+
+log = structlog.get_logger("http")
 
 
 class HttpServer:
@@ -104,7 +109,32 @@ def _build(frame: Frame[Any]) -> Starlette:
             *frame.routes,
         ],
         exception_handlers={MinicloudError: _refuse, HTTPException: _http_error},
+        middleware=[Middleware(_Unforeseen)],
     )
+
+
+class _Unforeseen:
+    """Whatever a route raises, its caller reads a document and our log tells why."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def tell(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, tell)
+        except Exception as error:
+            log.exception("a route failed", path=scope.get("path"))
+            if begun:
+                raise  # half an answer is out: only a closed connection can tell
+            failure = MinicloudError(f"{type(error).__name__}: {error}")
+            await JSONResponse(failure.document(), failure.status)(scope, receive, send)
 
 
 async def _refuse(_: Request, error: Exception) -> Response:

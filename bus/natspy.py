@@ -23,6 +23,8 @@ log = structlog.get_logger("bus")
 # A payload that goes out without ceremony, and how much may wait to be sent before that ends.
 _SMALL: Final = 64
 _PLENTY: Final = 1024 * 1024
+# A broker that just starts may not know everybody yet.
+_REFUSED_FOR_GOOD: Final = 3
 # What NATS puts around headers, and around each of them.
 _HEADER_FRAME: Final = len("NATS/1.0\r\n\r\n")
 _HEADER_SIGNS: Final = len(": \r\n")
@@ -36,6 +38,8 @@ class NatsWire:
         self._inbound = client._ps = Inbound(client)  # noqa: SLF001 - nats-py offers no other place
         self._callbacks: list[Callable[[], Awaitable[None]]] = []
         self._ended = asyncio.Event()
+        self._refusals = 0
+        self._closing: asyncio.Task[None] | None = None
 
     @classmethod
     async def connect(cls, endpoint: Endpoint, timeout: float = 30.0) -> NatsWire:
@@ -83,7 +87,7 @@ class NatsWire:
             except tls.NoTls:
                 raise tls.in_the_clear(endpoint.url) from None
             except (OSError, nats.errors.Error, TimeoutError) as error:
-                if "authorization" in str(error).lower():
+                if _is_refusal(error):
                     raise _refused(endpoint) from None
                 if asyncio.get_running_loop().time() > deadline:
                     raise Unavailable(
@@ -196,6 +200,12 @@ class NatsWire:
 
     async def _on_error(self, error: Exception) -> None:
         log.warning("broker said", error=str(error) or type(error).__name__)
+        if self._client.options["allow_reconnect"] and _is_refusal(error):
+            self._refusals += 1
+            if self._refusals == _REFUSED_FOR_GOOD:
+                # Revoked or rotated: nats-py would try for ever, with a secret that is no longer one. From
+                # a task of its own, since closing ends the one that calls us.
+                self._closing = asyncio.create_task(self._client.close())
 
     async def _on_disconnected(self) -> None:
         log.info("broker away", url=str(self._client.connected_url and self._client.connected_url.netloc))
@@ -205,6 +215,7 @@ class NatsWire:
 
     async def _on_reconnected(self) -> None:
         log.info("broker back")
+        self._refusals = 0
         for callback in self._callbacks:
             await callback()
 
@@ -229,6 +240,10 @@ def _size(headers: Mapping[str, str]) -> int:
     return _HEADER_FRAME + sum(
         len(name.encode()) + len(text.encode()) + _HEADER_SIGNS for name, text in headers.items()
     )
+
+
+def _is_refusal(error: Exception) -> bool:
+    return isinstance(error, nats.errors.AuthorizationError) or "authorization" in str(error).lower()
 
 
 def _refused(endpoint: Endpoint) -> Forbidden:

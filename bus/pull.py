@@ -87,6 +87,7 @@ class PullLoop:
         self._lost = asyncio.Event()
         self._subscription: Subscription | None = None
         self._watchdog: asyncio.Task[None] | None = None
+        self._enough = False
 
     async def start(self) -> None:
         """Make the consumer and begin."""
@@ -100,6 +101,10 @@ class PullLoop:
         """Make the consumer anew, soon: something is wrong with this one."""
         self._mark = "\0"
         self._lost.set()
+
+    def ask_no_more(self) -> None:
+        """What was asked for may still come."""
+        self._enough = True
 
     async def stop(self) -> None:
         """End; messages not yet handled stay with the broker."""
@@ -122,6 +127,8 @@ class PullLoop:
         await self._ask()
 
     async def _ask(self) -> None:
+        if self._enough:
+            return
         self._pull += 1
         key = f"{self._inbox}.{self._pull}"
         self._outstanding[key] = self._batch

@@ -7,12 +7,14 @@ environment of a process is seen by whoever may see the process.
 
 from __future__ import annotations
 
+import difflib
 import os
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from bus.permissions import inbox_prefix
 from bus.port import Endpoint
@@ -38,8 +40,8 @@ class Settings(BaseModel):
     ca: str | None = Field(default=None, description="PEM file; asks for TLS")
     http_host: str = "127.0.0.1"
     http_port: int | None = Field(default=None, description="health, metrics and API; none: no HTTP")
-    log_level: str = "info"
-    log_format: str = Field(default="json", pattern="^(json|text)$")
+    log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
+    log_format: Literal["json", "text"] = "json"
 
     @classmethod
     def load(cls, environment: dict[str, str] | None = None, **given: Any) -> Self:
@@ -49,15 +51,7 @@ class Settings(BaseModel):
             InvalidDocument: names the setting, what was wrong and what would be right.
         """
         environment = dict(os.environ) if environment is None else environment
-        merged: dict[str, Any] = {}
-        file = environment.get(f"{PREFIX}CONFIG")
-        if file:
-            try:
-                merged.update(tomllib.loads(Path(file).read_text()))
-            except (OSError, tomllib.TOMLDecodeError) as error:
-                raise InvalidDocument(
-                    f"cannot be read: {error}", field=file, expected="a TOML file"
-                ) from None
+        merged = _from_file(environment.get(f"{PREFIX}CONFIG"))
         for name in cls.model_fields:
             value = environment.get(PREFIX + name.upper())
             if value is not None:
@@ -66,15 +60,15 @@ class Settings(BaseModel):
         try:
             settings = cls.model_validate(merged)
         except ValidationError as error:
-            problem = invalid(error, "settings")
-            problem.field = f"setting {problem.field} ({PREFIX}{str(problem.field).upper()})"
-            raise problem from None
+            raise _by_setting(invalid(error, "settings"), cls.model_fields) from None
         if settings.password_file and not settings.password:
-            try:
-                settings.password = settings.password_file.read_text().strip()
-            except OSError as error:
-                raise InvalidDocument(str(error), field="setting password_file") from None
+            settings.password = _secret(settings.password_file)
         return settings
+
+    @field_validator("log_level", "log_format", mode="before")
+    @classmethod
+    def _in_any_case(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
 
     def endpoint(self, name: str) -> Endpoint:
         """Where the bus is and who we are there."""
@@ -86,3 +80,45 @@ class Settings(BaseModel):
             name,
             self.ca,
         )
+
+
+def _from_file(path: str | None) -> dict[str, Any]:
+    if not path:
+        return {}
+    try:
+        return tomllib.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:  # what is no TOML, and what is no text
+        raise InvalidDocument(
+            f"cannot be read: {_why(error)}", field=f"{path} ({PREFIX}CONFIG)", expected="a TOML file"
+        ) from None
+
+
+def _secret(path: Path) -> str:
+    why = "it is empty"
+    try:
+        if secret := path.read_text().strip():
+            return secret
+    except (OSError, ValueError) as error:
+        why = _why(error)
+    raise InvalidDocument(
+        f"{path} cannot be used: {why}",
+        field=f"setting password_file ({PREFIX}PASSWORD_FILE)",
+        expected="a file that holds the password and that this process may read",
+    )
+
+
+def _why(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+def _by_setting(problem: InvalidDocument, known: Collection[str]) -> InvalidDocument:
+    """The same, told in the words of whoever sets it."""
+    name = str(problem.field)
+    if name not in known:
+        close = difflib.get_close_matches(name, known, 1, cutoff=0.5)
+        problem.message, problem.expected = (
+            "there is no such setting",
+            close[0] if close else ", ".join(known),
+        )
+    problem.field = f"setting {name} ({PREFIX}{name.upper()})"
+    return problem

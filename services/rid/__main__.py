@@ -2,8 +2,8 @@
 
 import sys
 
-from bus.frame import run
+from bus.frame import main
 from services.rid.service import serve
 from services.rid.settings import RidSettings
 
-sys.exit(run("rid", serve, RidSettings.load()))
+sys.exit(main("rid", serve, RidSettings))

@@ -2,7 +2,7 @@
 
 import sys
 
-from bus.frame import run
+from bus.frame import main
 from services.vim.service import VimSettings, serve
 
-sys.exit(run("vim", serve, VimSettings.load()))
+sys.exit(main("vim", serve, VimSettings))
