@@ -25,6 +25,7 @@ from schemas.verbs import (
     DeploymentDetail,
     Deployments,
     KnownAttributes,
+    ListDeployments,
     Logs,
     LogsRequest,
     Nothing,
@@ -149,7 +150,7 @@ VERBS: Final = (
     ),
     Verb("rid", "node", WhichNode, None, "All attributes of one node."),
     Verb("rid", "attributes", Nothing, KnownAttributes, "What can be asked at this moment."),
-    Verb("vim", "list", Nothing, Deployments, "All deployments with their states."),
+    Verb("vim", "list", ListDeployments, Deployments, "All deployments with their states."),
     Verb("vim", "get", WhichDeployment, DeploymentDetail, "One deployment with its decision and status."),
     Verb("worker", "logs", LogsRequest, Logs, "What a workload printed.", instance="node"),
 )

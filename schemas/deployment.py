@@ -363,7 +363,10 @@ class Candidate(_Part):
 
 
 class Rejection(_Part):
-    """Nodes that could not, and why: the attribute, what was wanted and what they had."""
+    """Nodes that could not, and why: the attribute, what was wanted and what they had.
+
+    ``nodes`` is cut where there are very many; ``count`` says how many they are.
+    """
 
     reason: str
     runtime: RuntimeName | None = None
@@ -371,6 +374,7 @@ class Rejection(_Part):
     wanted: Any = None
     had: Any = None
     nodes: list[str]
+    count: int = 0
 
 
 class Attempt(_Part):

@@ -37,6 +37,18 @@ class WhichDeployment(Document):
     deployment: Token
 
 
+class ListDeployments(Document):
+    """List deployments by name.
+
+    Attributes:
+        after: begin after this name; what an answer calls ``next``.
+        limit: so many at most.
+    """
+
+    after: str = Field(default="", max_length=64)
+    limit: int | None = Field(default=None, ge=1)
+
+
 class LogsRequest(Document):
     """Ask for what a workload printed.
 
@@ -118,9 +130,15 @@ class DeploymentSummary(BaseModel):
 
 
 class Deployments(BaseModel):
-    """All deployments, by id."""
+    """Deployments by id, as many as one message holds.
+
+    Attributes:
+        deployments: in the order of their ids.
+        next: ask ``after`` it for the others; None where these were the last.
+    """
 
     deployments: list[DeploymentSummary]
+    next: str | None = None
 
 
 class DeploymentDetail(DeploymentSummary):

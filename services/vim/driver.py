@@ -11,7 +11,7 @@ from typing import Protocol
 from bus.bus import Bus
 from schemas.deployment import Decision, Placement
 from schemas.workload import DesiredWorkload, workload_name
-from services.vim.state import Desired, Life
+from services.vim.state import Life, Place
 
 
 class Driver(Protocol):
@@ -31,49 +31,63 @@ class HostDriver:
         self._bus = bus
 
     async def apply(self, life: Life, decision: Decision) -> None:
-        """Write the desired level of every placement; then end what lies elsewhere.
+        """Write the desired level of every placement, and end what lies elsewhere.
 
         A replica that moves is started at its new place before it ends at the old one, unless only one
-        of it may ever run.
+        of it may ever run: then it ends first, and starts once its worker says so.
         """
         wanted = {(placement.node, placement.replica): placement for placement in decision.placements}
-        elsewhere = [key for key in life.desired if key not in wanted]
+        elsewhere = [place for place in life.desired if place not in wanted]
+        await self._end(life, [place for place in elsewhere if _may_end(life, decision, place)])
+        held_back = set()
         if decision.request.on_loss.singleton:
-            await self._end(life, elsewhere)
-        for key, placement in wanted.items():
-            before = life.desired.get(key)
+            held_back = {place[1] for place in elsewhere if not life.ended(place)}
+        for place, placement in wanted.items():
+            if placement.replica in held_back:
+                continue
             level = _level(decision, placement)
-            if before is None or before.workload.model_dump() != level.model_dump():
-                await self._write(life, level, before.revision if before else 0)
-        if all(self._is_up(life, decision, placement) for placement in decision.placements):
-            await self._end(life, elsewhere)
-        else:
-            # Replicas that are no longer asked for, or that were tried there in vain, need no successor.
-            tried = {(attempt.node, attempt.replica) for attempt in decision.attempts}
-            await self._end(
-                life, [key for key in elsewhere if key[1] >= decision.request.replicas or key in tried]
-            )
+            before = life.desired.get(place)
+            if before is None or place in life.spoiled or before.model_dump() != level.model_dump():
+                await self._write(life, place, level)
 
     async def stop(self, life: Life) -> None:
         """Write "stopped" wherever something runs."""
         await self._end(life, list(life.desired))
 
-    async def _end(self, life: Life, keys: list[tuple[str, int]]) -> None:
-        for key in keys:
-            desired = life.desired[key]
-            if desired.workload.state == "running":
-                level = desired.workload.model_copy(update={"state": "stopped", "env": {}, "files": []})
-                await self._write(life, level, desired.revision)
+    async def _end(self, life: Life, places: list[Place]) -> None:
+        for place in places:
+            desired = life.desired[place]
+            if desired.state == "running" or place in life.spoiled:
+                level = desired.model_copy(update={"state": "stopped", "env": {}, "files": []})
+                await self._write(life, place, level)
 
-    async def _write(self, life: Life, level: DesiredWorkload, expect: int) -> None:
+    async def _write(self, life: Life, place: Place, level: DesiredWorkload) -> None:
         subject = self._bus.subjects.desired(level.node, level.workload)
-        revision = await self._bus.publish(subject, level, about=level.node, expect=expect)
-        life.desired[level.node, level.replica] = Desired(level, revision)
+        revision = await self._bus.publish(
+            subject, level, about=level.node, expect=life.desired_revision.get(place, 0)
+        )
+        if revision > life.desired_revision.get(place, 0):  # else the watch was faster, and knows more
+            life.desired[place], life.desired_revision[place] = level, revision
+            life.spoiled.discard(place)
 
-    @staticmethod
-    def _is_up(life: Life, decision: Decision, placement: Placement) -> bool:
-        observed = life.seen(placement, decision.generation)
-        return observed is not None and observed.state in ("running", "completed")
+
+def _may_end(life: Life, decision: Decision, place: Place) -> bool:
+    """Whether what lies elsewhere has done its part.
+
+    What has no successor yet runs on, be it of an earlier generation, unless it was tried in vain.
+    """
+    node, replica = place
+    if replica >= decision.request.replicas:
+        return True
+    if any((attempt.node, attempt.replica) == (node, replica) for attempt in decision.attempts):
+        return True
+    successor = next((one for one in decision.placements if one.replica == replica), None)
+    if successor is None:
+        return False
+    if decision.request.on_loss.singleton:
+        return True
+    observed = life.seen(successor, decision.generation)
+    return observed is not None and observed.state in ("running", "completed")
 
 
 def _level(decision: Decision, placement: Placement) -> DesiredWorkload:

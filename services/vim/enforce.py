@@ -6,88 +6,158 @@ an :class:`InvalidDocument` that names the field, the reason and what would be a
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from schemas.deployment import DeploymentRequest, Enforcement
 from schemas.errors import InvalidDocument, InvalidQuery
-from schemas.query import Query
+from schemas.query import parse_query
+from services.vim.question import narrowed
+
+_BY_THE_NODE = "the node's worker"
 
 
-def enforcements(request: DeploymentRequest) -> list[Enforcement]:
+class _Findings:
+    """What holds each field, and what is wrong."""
+
+    def __init__(self, seen: Collection[str]) -> None:
+        self.seen = seen
+        self.held: list[Enforcement] = []
+        self.problems: list[dict[str, str | None]] = []
+
+    def hold(self, field: str, by: str) -> None:
+        self.held.append(Enforcement(field=field, by=by))
+
+    def refuse(self, field: str, message: str, expected: str | None) -> None:
+        self.problems.append({"field": field, "message": message, "expected": expected})
+
+    def ask(self, field: str, query: dict[str, object], by: str, expected: str) -> None:
+        """Hold ``field`` by the index, if it understands the query that the field makes."""
+        try:
+            parse_query(query, self.seen)
+        except InvalidQuery as error:
+            where = error.field if field == "where" and error.field else field
+            self.refuse(where, error.message, error.expected)
+        except (ValueError, ArithmeticError, RecursionError) as error:
+            self.refuse(field, str(error).splitlines()[0][:200], expected)
+        else:
+            self.hold(field, by)
+
+
+def enforcements(request: DeploymentRequest, seen: Collection[str] = ()) -> list[Enforcement]:
     """What enforces each given field.
+
+    Args:
+        request: a request that its schema allows.
+        seen: attributes that nodes have though nobody foresaw them.
 
     Raises:
         InvalidDocument: a field that nothing here enforces, or a constraint that cannot be read.
     """
-    problems: list[dict[str, str | None]] = []
-    held: list[Enforcement] = []
+    found = _Findings(seen)
+    _what(request, found)
+    _where(request, found)
+    _how(request, found)
+    if found.problems:
+        first = found.problems[0]
+        more = f" (and {len(found.problems) - 1} more)" if len(found.problems) > 1 else ""
+        raise InvalidDocument(
+            f"{first['message']}{more}",
+            field=first["field"],
+            expected=first["expected"],
+            problems=found.problems,
+        )
+    return found.held
 
-    def hold(field: str, by: str) -> None:
-        held.append(Enforcement(field=field, by=by))
 
-    def refuse(field: str, message: str, expected: str) -> None:
-        problems.append({"field": field, "message": message, "expected": expected})
-
-    hold("runtimes", "placement: the first runtime that fits on some node wins")
-    hold(
-        "images", "the node's worker: the image of the chosen runtime, or the workload fails with the reason"
-    )
+def _what(request: DeploymentRequest, found: _Findings) -> None:
+    """Whose it is, what runs and what it is given."""
+    if request.id is not None:
+        found.hold("id", "the bus: it is the deployment's name in every subject")
+    if request.name is not None:
+        found.hold("name", "the decision and its request carry it")
+    found.hold("runtimes", "placement: the first runtime that fits on some node wins")
+    for runtime in request.runtimes:
+        found.hold(f"images.{runtime}", f"{_BY_THE_NODE}: it runs this image, or fails and says why")
     if request.env:
-        hold("env", "the node's worker: the workload's environment, and nothing of the worker's own")
+        found.hold("env", f"{_BY_THE_NODE}: the environment of the workload")
     if request.files:
-        hold("files", "the node's worker: written before the workload starts")
+        found.hold("files", f"{_BY_THE_NODE}: they lie in the workload's folder before it starts")
+    if request.ports:
+        found.hold("ports", f"{_BY_THE_NODE}: a host port for each, free or as pinned")
+    if any(port.host_port for port in request.ports):
+        found.hold("ports.hostPort", "reservation: one deployment a port and node")
+    if request.user == "root":
+        found.hold("user", "placement: only nodes whose settings allow root")
+    if request.data:
+        found.refuse("data", "no storage service serves buckets in this minicloud", "a request without data")
+
+
+def _where(request: DeploymentRequest, found: _Findings) -> None:
+    """Which nodes may run it, and which of them should."""
+    limits = "reservation, and the kernel where the node's worker may set limits (observed.limits says)"
     if request.resources.cpu is not None:
-        hold("resources.cpu", "reservation, and the kernel's CPU quota on the node")
+        found.hold("resources.cpu", limits)
     if request.resources.memory is not None:
-        hold("resources.memory", "reservation, and the kernel's memory limit on the node")
+        found.hold("resources.memory", limits)
     if request.where:
-        try:
-            Query.model_validate({"where": request.where})
-        except (InvalidQuery, ValueError) as error:
-            refuse("where", _say(error), "conditions of the query language")
-        else:
-            hold("where", "the resource index: only nodes that match are candidates")
+        found.ask(
+            "where",
+            {"where": request.where},
+            "the resource index: only nodes that match are candidates",
+            "conditions of the query language",
+        )
+        if not found.problems:
+            _with_ours(request, found)
     for number, preference in enumerate(request.prefer):
         field = f"prefer.{number}"
         if len(preference) != 1 or "near" in preference:
-            refuse(
+            found.refuse(
                 field,
-                "nothing here knows where data lies",
+                "nothing here knows where data lies" if "near" in preference else "not one attribute",
                 "one attribute with asc or desc, such as load.5m: asc",
             )
             continue
         ((attribute, direction),) = preference.items()
         if direction not in ("asc", "desc"):
-            refuse(field, f"{direction!r} is no direction", "asc or desc")
+            found.refuse(
+                f"{field}.{attribute[:80]}", f"{str(direction)[:80]!r} is no direction", "asc or desc"
+            )
             continue
-        try:
-            Query.model_validate({"sort": [preference]})
-        except (InvalidQuery, ValueError) as error:
-            refuse(f"{field}.{attribute}", _say(error), "an attribute of the query language")
-        else:
-            hold(field, "the score of each candidate")
-    if request.data:
-        refuse("data", "no storage service serves buckets in this minicloud", "a request without data")
-    if request.spread:
-        hold("spread", f"placement: replicas are balanced over {request.spread.over}")
-    if request.pack:
-        hold("pack", "the score of each candidate: the fullest node that fits")
-    if request.ports:
-        hold("ports", "the node's worker: a host port for each, free or as pinned")
-    if request.health:
-        hold("health", "the node's worker: probes, and restarts what fails")
-    if request.user == "root":
-        hold("user", "placement: only nodes whose settings allow root")
-    if request.priority:
-        hold("priority", "the order in which waiting deployments are placed; nothing is preempted")
-    hold("replicas", "reconciliation: one workload a replica")
-    hold("restart", "the node's worker")
-    hold("onLoss", "reconciliation when a node is lost")
-    if problems:
-        first = problems[0]
-        raise InvalidDocument(
-            str(first["message"]), field=first["field"], expected=first["expected"], problems=problems
+        found.ask(
+            f"{field}.{attribute[:80]}",
+            {"sort": [preference]},
+            "the score of each candidate",
+            "an attribute of the query language",
         )
-    return held
+    if request.spread:
+        found.ask(
+            "spread.over",
+            {"fields": [request.spread.over]},
+            f"placement: replicas are balanced over {request.spread.over}",
+            "an attribute of the query language, such as name or rack",
+        )
+    if request.pack:
+        found.hold("pack", "the score of each candidate: the fullest node that fits")
 
 
-def _say(error: Exception) -> str:
-    return str(error).splitlines()[0]
+def _with_ours(request: DeploymentRequest, found: _Findings) -> None:
+    """The conditions together with those that placement adds must be a query, too."""
+    try:
+        parse_query({"where": narrowed(request, request.runtimes[0])["where"]}, found.seen)
+    except InvalidQuery as error:
+        found.refuse("where", error.message, f"a little less than that ({error.expected})")
+
+
+def _how(request: DeploymentRequest, found: _Findings) -> None:
+    """How many, for how long, and what happens when something fails."""
+    found.hold("replicas", "reconciliation: one workload a replica")
+    found.hold("restart", _BY_THE_NODE)
+    if request.health:
+        found.hold("health", f"{_BY_THE_NODE}: probes, and restarts what fails")
+    found.hold("onLoss.replaceAfter", "reconciliation: a replica whose node is lost for so long is replaced")
+    if request.on_loss.singleton:
+        found.hold(
+            "onLoss.singleton", "reconciliation: never started before the last one is known to have ended"
+        )
+    if request.priority:
+        found.hold("priority", "the order in which waiting deployments are placed; nothing is preempted")

@@ -5,12 +5,12 @@ Pure functions; the contract's states, in the order of how bad they are.
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections import Counter
+from datetime import datetime, timedelta
 from typing import Final, NamedTuple, cast
 
-from schemas.deployment import Decision, DeploymentState, Placement, ReplicaStatus
-from schemas.workload import ObservedWorkload
-from services.vim.state import Life, Node
+from schemas.deployment import Attempt, Decision, DeploymentState, Placement, ReplicaStatus
+from services.vim.state import Life, State, over
 
 #: Reasons for which another node or runtime is tried: this one can never start it.
 HOPELESS: Final = frozenset(
@@ -26,7 +26,8 @@ HOPELESS: Final = frozenset(
         "InvalidWorkload",
     }
 )
-_SILENT_AFTER: Final = 30.0
+#: How long a worker may take to say anything about what it was told to run.
+SILENT_AFTER: Final = timedelta(seconds=30)
 _WORST_FIRST: Final[tuple[DeploymentState, ...]] = (
     "lost",
     "failed",
@@ -50,61 +51,166 @@ class Verdict(NamedTuple):
     replicas: list[ReplicaStatus]
 
 
-def judge(life: Life, decision: Decision, nodes: dict[str, Node], now: datetime) -> Verdict:
-    """The state of a deployment that has placements."""
-    if not decision.placements:
+def judge(life: Life, decision: Decision, state: State, now: datetime) -> Verdict:
+    """The state of a deployment that was decided."""
+    asked = decision.request.replicas
+    if not asked:
+        waiting = _waiting(life, state)
+        if waiting:
+            return Verdict("stopping", "ScaledToZero", f"waiting for {waiting}", [])
         return Verdict("stopped", "ScaledToZero", "no replicas are asked for", [])
-    replicas = [_replica(life, decision, placement, nodes, now) for placement in decision.placements]
-    state = min((replica.state for replica in replicas), key=_badness)
-    worst = next(replica for replica in replicas if replica.state == state)
-    if len(replicas) == 1:
-        message = worst.message
-    else:
-        count = sum(replica.state == state for replica in replicas)
-        message = f"{count} of {len(replicas)} replicas {state}" + (
-            f": {worst.message}" if worst.message else ""
-        )
-    return Verdict(cast("DeploymentState", state), worst.reason, message, replicas)
+    if not decision.placements:
+        return _unplaced(life, decision)
+    replicas = [_replica(life, decision, placement, state, now) for placement in decision.placements]
+    worst = min(replicas, key=lambda replica: _badness(replica.state))
+    verdict, reason, message = cast("DeploymentState", worst.state), worst.reason, worst.message
+    missing = asked - len(replicas)
+    if asked > 1:
+        count = sum(replica.state == worst.state for replica in replicas)
+        message = f"{count} of {asked} replicas {worst.state}" + (f": {message}" if message else "")
+    if missing:
+        message += f"; {missing} of {asked} cannot be placed: {_why(decision)}"
+        if verdict in ("running", "completed"):
+            verdict, reason = "degraded", "ReplicasMissing"
+    return Verdict(verdict, reason, message, replicas)
 
 
-def judge_stopping(life: Life) -> Verdict:
+def judge_stopping(life: Life, state: State) -> Verdict:
     """The state of a deployment whose end is wished for."""
-    waiting = [
-        key
-        for key, desired in life.desired.items()
-        if _still_there(life.observed.get(key), desired.workload.generation)
-    ]
+    waiting = _waiting(life, state)
     if waiting:
-        names = ", ".join(sorted({node for node, _ in waiting}))
-        return Verdict("stopping", "Cancelled", f"waiting for {names}", [])
-    return Verdict("stopped", "Cancelled", life.cancel_reason or "stopped as asked", [])
+        return Verdict("stopping", "Cancelled", f"waiting for {waiting}", [])
+    message = life.cancel_reason or "stopped as asked"
+    lost = sorted({node for node, _ in life.desired if state.lost(node) and not _all_ended(life, node)})
+    if lost:
+        message += f"; {', '.join(lost)} lost: what may still run there ends when the node returns"
+    return Verdict("stopped", "Cancelled", message, [])
 
 
-def _still_there(observed: ObservedWorkload | None, generation: int) -> bool:
-    return observed is not None and (
-        observed.generation < generation or observed.state not in ("stopped", "completed", "failed")
+def exhausted(decision: Decision) -> bool:
+    """Whether every node that matches was tried in vain, so that only another node can help."""
+    return bool(decision.attempts) and all(
+        group.reason.startswith(("was tried there", "offers no"))
+        for group in decision.rejected
+        if group.runtime
     )
 
 
-def _replica(
-    life: Life, decision: Decision, placement: Placement, nodes: dict[str, Node], now: datetime
-) -> ReplicaStatus:
-    observed = life.seen(placement, decision.generation)
-    node = nodes.get(placement.node)
-    state, reason, message = "creating", "Placed", f"{placement.node} is told to run it"
-    if node and not node.online:
-        state, reason, message = "lost", "NodeLost", f"{placement.node} is away"
-    elif observed:
-        state, reason, message = observed.state, observed.reason, observed.message
-    elif (now - decision.decided_at).total_seconds() > _SILENT_AFTER:
-        seconds = int((now - decision.decided_at).total_seconds())
-        state, reason = "unknown", "WorkerSilent"
-        message = f"the worker of {placement.node} has not answered for {seconds // 30 * 30} s"
-    return ReplicaStatus(
+def _unplaceable(decision: Decision) -> Verdict:
+    if exhausted(decision):
+        tried = "; ".join(dict.fromkeys(map(_tried, decision.attempts[-3:])))
+        return Verdict("failed", decision.attempts[-1].reason, f"no other node to try: {tried}", [])
+    return Verdict("unschedulable", "NoNodeFits", _why(decision), [])
+
+
+def hopeless(life: Life, decision: Decision) -> list[Attempt]:
+    """Attempts that are over: the worker says that it can never start it there."""
+    return [
+        Attempt(
+            replica=placement.replica,
+            node=placement.node,
+            runtime=placement.runtime,
+            reason=observed.reason,
+            message=observed.message,
+        )
+        for placement in decision.placements
+        if (observed := life.seen(placement, decision.generation))
+        and observed.state == "failed"
+        and observed.reason in HOPELESS
+    ]
+
+
+def adrift(life: Life, decision: Decision, state: State, now: datetime) -> list[Attempt]:
+    """Placements to be tried elsewhere, if that can be: the node is lost for too long, or its worker silent.
+
+    A singleton is never replaced while its old self may still run behind a broken cable.
+    """
+    if decision.request.on_loss.singleton:
+        return []
+    patience = timedelta(seconds=decision.request.on_loss.replace_after)
+    found = []
+    for placement in decision.placements:
+        observed = life.seen(placement, decision.generation)
+        if observed and over(observed, decision.request.restart):
+            continue
+        node = state.nodes.get(placement.node)
+        if node and node.lost_since:
+            if now - node.lost_since > patience:
+                found.append(_attempt(placement, "NodeLost", f"{placement.node} is lost"))
+        elif observed is None and now - decision.decided_at > max(patience, SILENT_AFTER):
+            found.append(
+                _attempt(placement, "WorkerSilent", f"the worker of {placement.node} did not answer")
+            )
+        elif observed and observed.state == "stopped" and now - observed.observed_at > patience:
+            found.append(_attempt(placement, "WorkerStopped", f"the worker of {placement.node} went"))
+    return found
+
+
+def _attempt(placement: Placement, reason: str, message: str) -> Attempt:
+    return Attempt(
         replica=placement.replica,
         node=placement.node,
         runtime=placement.runtime,
-        state=state,
+        reason=reason,
+        message=message,
+    )
+
+
+def _unplaced(life: Life, decision: Decision) -> Verdict:
+    verdict = _unplaceable(decision)
+    before = sorted({life.desired[place].generation for place in life.running_desired()})
+    if before and before[-1] < decision.generation:
+        return verdict._replace(message=f"{verdict.message}; generation {before[-1]} runs on")
+    return verdict
+
+
+def _why(decision: Decision) -> str:
+    # The near misses first: nodes that match and only lack room.
+    groups = sorted(
+        decision.rejected, key=lambda group: (group.runtime is None, -(group.count or len(group.nodes)))
+    )[:3]
+    why = "; ".join(f"{group.count or len(group.nodes)} x {group.reason}" for group in groups)
+    return f"{decision.message}{': ' if why else ''}{why}"
+
+
+def _tried(attempt: Attempt) -> str:
+    return f"{attempt.node} ({attempt.runtime}): {attempt.message or attempt.reason}"
+
+
+def _waiting(life: Life, state: State) -> str:
+    """The nodes that have not yet said that it ended; those that are lost cannot."""
+    nodes = Counter(node for node, replica in life.desired if not life.ended((node, replica)))
+    return ", ".join(sorted(node for node in nodes if not state.lost(node)))
+
+
+def _all_ended(life: Life, node: str) -> bool:
+    return all(life.ended(place) for place in life.desired if place[0] == node)
+
+
+def _replica(
+    life: Life, decision: Decision, placement: Placement, state: State, now: datetime
+) -> ReplicaStatus:
+    observed = life.seen(placement, decision.generation)
+    node = placement.node
+    told, reason, message = "creating", "Placed", f"{node} is told to run it"
+    if observed and over(observed, decision.request.restart):
+        told, reason, message = observed.state, observed.reason, observed.message
+    elif state.lost(node):
+        how = "its agent was stopped" if state.nodes[node].left else "it is no longer heard"
+        told, reason, message = "lost", "NodeLost", f"{node} is away: {how}"
+    elif observed and observed.state == "stopped":
+        told, reason, message = "unknown", "WorkerStopped", f"the worker of {node} stopped it and went"
+    elif observed:
+        told, reason, message = observed.state, observed.reason, observed.message
+    elif now - decision.decided_at > SILENT_AFTER:
+        since = decision.decided_at.isoformat(timespec="seconds")
+        told, reason = "unknown", "WorkerSilent"
+        message = f"the worker of {node} has not answered since {since}"
+    return ReplicaStatus(
+        replica=placement.replica,
+        node=node,
+        runtime=placement.runtime,
+        state=told,
         reason=reason,
         message=message,
         restarts=observed.restarts if observed else 0,

@@ -7,46 +7,32 @@ equal scores fall to the name, so that the same facts always give the same decis
 
 from __future__ import annotations
 
+import heapq
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from schemas.deployment import Attempt, Candidate, DeploymentRequest, Placement, Rejection
 from schemas.node import RuntimeName
-from schemas.quantities import format_bytes, format_cores
 from services.vim.ledger import Reserved
+from services.vim.room import Refusal, Room, needs
+from services.vim.score import scores
 
-_MIB: Final = 1024 * 1024
-#: Memory that a runtime itself takes on top of the workload's, bytes (measured: QEMU's RSS beyond its guest).
-OVERHEAD: Final[dict[str, int]] = {
-    "process": 0,
-    "container": 8 * _MIB,
-    "unikernel": 64 * _MIB,
-    "vm": 64 * _MIB,
-}
-#: Memory of a guest whose request does not say: a kernel must be given some.
-GUEST_MEMORY: Final[dict[str, int]] = {"unikernel": 64 * _MIB, "vm": 256 * _MIB}
-#: What is asked of the index about each node.
-FIELDS: Final = [
-    "name",
-    "runtimes",
-    "acceleration",
-    "cpu.cores",
-    "memory.total",
-    "memory.available",
-    "load.1m",
-    "worker.allow_root",
-]
+#: Beyond so many different reasons, nodes refused by the same attribute are told together.
+_MOST_REASONS: Final = 40
+_NOTHING: Final = Reserved()
 
 
 @dataclass
 class Choice:
-    """A placement of every replica, or of none.
+    """Where replicas go.
 
     Attributes:
-        placements: one a replica; empty when something did not fit.
+        placements: of every replica that fits somewhere; all of them, or the most that can be had.
         candidates: who could run it in the winning runtime, best first.
         rejected: who could not, and why.
-        message: why nothing was placed, in a sentence.
+        message: why something was not placed, in a sentence.
     """
 
     placements: list[Placement] = field(default_factory=list)
@@ -55,247 +41,215 @@ class Choice:
     message: str = ""
 
 
-def question(request: DeploymentRequest) -> dict[str, Any]:
-    """The query that gives the nodes to choose from: alive, with a worker, as the request says."""
-    required: list[dict[str, Any]] = [
-        {"worker": True},
-        {"state": "alive"},
-        {"runtimes": {"$in": list(request.runtimes)}},
-    ]
-    if request.user == "root":
-        required.append({"worker.allow_root": True})
-    if request.where:
-        required.insert(0, request.where)
-    extra = [name for preference in request.prefer for name in preference]
-    if request.spread:
-        extra.append(request.spread.over)
-    return {
-        "where": {"$and": required},
-        "fields": list(dict.fromkeys([*FIELDS, *extra])),
-        "limit": 1000,
-        "explain": True,
-    }
-
-
 def place(
     request: DeploymentRequest,
     nodes: list[dict[str, Any]],
-    reserved: dict[str, Reserved],
+    reserved: Mapping[str, Reserved],
     *,
-    current: list[Placement],
-    attempts: list[Attempt],
-    replicas: list[int] | None = None,
+    current: Iterable[Placement] = (),
+    attempts: Iterable[Attempt] = (),
+    replicas: Iterable[int] | None = None,
 ) -> Choice:
-    """Choose for every replica, keeping the ``current`` placements that still fit.
+    """Choose for every replica.
 
     Args:
         request: a request that was accepted.
-        nodes: answers of the index to :func:`question`.
+        nodes: answers of the index to :func:`services.vim.question.question`.
         reserved: what others hold on each node.
-        current: placements to keep where they fit: nothing healthy is moved.
+        current: what the deployment runs now. Of the replicas to be placed, those that still fit where
+            they are stay: nothing healthy is moved. The others keep their room.
         attempts: what was tried and failed; not tried again.
-        replicas: which replicas; all by default.
+        replicas: which replicas to place; all by default.
     """
-    wanted = list(range(request.replicas)) if replicas is None else replicas
+    wanted = list(range(request.replicas) if replicas is None else replicas)
+    own: dict[str, dict[int, Placement]] = defaultdict(dict)
+    for placement in current:
+        own[placement.node][placement.replica] = placement
+    best = Choice()
     rejected: list[Rejection] = []
-    last_candidates: list[Candidate] = []
     for runtime in request.runtimes:
-        room = {node["name"]: _Room(node, reserved.get(node["name"]) or Reserved()) for node in nodes}
-        chosen = _place_in(request, runtime, room, wanted, current, attempts)
-        rejected += chosen.rejected
-        if len(chosen.placements) == len(wanted):
-            chosen.rejected = rejected
-            return chosen
-        last_candidates = chosen.candidates or last_candidates
+        rooms = {
+            node["name"]: Room(
+                node, reserved.get(node["name"], _NOTHING), own.get(node["name"], {}), placing=wanted
+            )
+            for node in sorted(nodes, key=lambda node: str(node["name"]))
+        }
+        choice = _place_in(request, runtime, rooms, wanted, list(attempts))
+        rejected += choice.rejected
+        if len(choice.placements) == len(wanted):
+            choice.rejected = rejected
+            return choice
+        if len(choice.placements) > len(best.placements) or not best.candidates:
+            best = choice
+    best.rejected = rejected
     if not nodes:
-        message = "no node matches"
+        best.message = "no node matches"
     else:
-        names = ", ".join(request.runtimes)
-        message = f"of {len(nodes)} matching nodes none has room for {len(wanted)} x {names}"
-    return Choice(candidates=last_candidates, rejected=rejected, message=message)
-
-
-@dataclass
-class _Room:
-    """A node while replicas are being put on it."""
-
-    node: dict[str, Any]
-    reserved: Reserved
-    cpu: float = 0.0
-    memory: int = 0
-    replicas: int = 0
-
-    def refusal(self, request: DeploymentRequest, runtime: RuntimeName) -> tuple[str, str, Any, Any] | None:
-        """(reason, attribute, wanted, had) where this node cannot take one more replica."""
-        node = self.node
-        if runtime not in (node.get("runtimes") or ()):
-            return f"offers no {runtime}", "runtimes", runtime, node.get("runtimes")
-        cpu, memory, overhead = needs(request, runtime)
-        free = float(node.get("cpu.cores") or 0) - self.reserved.cpu - self.cpu
-        if cpu > free + 1e-9:
-            return (
-                f"cpu {format_cores(max(0.0, round(free, 3)))} unreserved < {format_cores(cpu)}",
-                "allocatable.cpu",
-                cpu,
-                round(free, 3),
-            )
-        unreserved = int(node.get("memory.total") or 0) - self.reserved.memory - self.memory
-        if memory + overhead > unreserved:
-            return (
-                f"memory {format_bytes(max(0, unreserved))} unreserved < {format_bytes(memory + overhead)}",
-                "allocatable.memory",
-                memory + overhead,
-                unreserved,
-            )
-        available = node.get("memory.available")
-        if available is not None and memory + overhead > available:
-            return (
-                f"memory {format_bytes(available)} available < {format_bytes(memory + overhead)}",
-                "memory.available",
-                memory + overhead,
-                available,
-            )
-        pinned = [port.host_port for port in request.ports if port.host_port]
-        if pinned and self.replicas:
-            return f"host port {pinned[0]} is taken by another replica", "ports", pinned[0], None
-        for port in pinned:
-            if port in self.reserved.ports:
-                holder = self.reserved.ports[port]
-                return f"host port {port} is taken by deployment {holder}", "ports", port, holder
-        return None
-
-    def take(self, request: DeploymentRequest, runtime: RuntimeName) -> None:
-        """Put one replica here."""
-        cpu, memory, overhead = needs(request, runtime)
-        self.cpu += cpu
-        self.memory += memory + overhead
-        self.replicas += 1
-
-
-def needs(request: DeploymentRequest, runtime: RuntimeName) -> tuple[float, int, int]:
-    """Cores, bytes and bytes of overhead that one replica is charged in ``runtime``."""
-    memory = request.resources.memory or GUEST_MEMORY.get(runtime, 0)
-    return request.resources.cpu or 0.0, memory, OVERHEAD[runtime]
+        of = "the one matching node" if len(nodes) == 1 else f"{len(nodes)} matching nodes"
+        some = f"{len(best.placements)} of the " if best.placements else ""
+        verb = "can take" if some else "cannot take"
+        best.message = f"{of} {verb} {some}{len(wanted)} x {' or '.join(request.runtimes)}"
+    return best
 
 
 def _place_in(
     request: DeploymentRequest,
     runtime: RuntimeName,
-    room: dict[str, _Room],
+    rooms: dict[str, Room],
     wanted: list[int],
-    current: list[Placement],
     attempts: list[Attempt],
 ) -> Choice:
-    failed = {(a.node, a.runtime): a for a in attempts}
-    kept = {p.replica: p for p in current}
-    reasons: dict[tuple[str, str | None, Any, Any], list[str]] = {}
-    candidates: list[str] = []
-    for name in sorted(room):
-        attempt = failed.get((name, runtime))
-        if attempt:
-            refusal: tuple[str, str | None, Any, Any] | None = (
-                f"was tried there: {attempt.reason}",
-                None,
-                None,
-                attempt.message,
-            )
-        else:
-            refusal = room[name].refusal(request, runtime)
+    tried = {attempt.node: attempt for attempt in attempts if attempt.runtime == runtime}
+    refused: dict[Refusal, list[str]] = {}
+    able: list[Room] = []
+    for name, room in rooms.items():
+        refusal = _tried(tried[name]) if name in tried else _refusal(request, runtime, room, wanted)
         if refusal is None:
-            candidates.append(name)
+            able.append(room)
         else:
-            key = (refusal[0], refusal[1], str(refusal[2]), str(refusal[3]))
-            reasons.setdefault(key, []).append(name)
-    scores = _scores(request, [room[name] for name in candidates])
+            refused.setdefault(refusal, []).append(name)
     choice = Choice(
-        rejected=[
-            Rejection(reason=reason, runtime=runtime, attribute=attribute, wanted=want, had=had, nodes=names)
-            for (reason, attribute, want, had), names in reasons.items()
-        ],
+        rejected=_rejections(runtime, refused),
         candidates=sorted(
             (
                 Candidate(node=name, runtime=runtime, score=round(sum(parts.values()), 4), scores=parts)
-                for name, parts in scores.items()
+                for name, parts in scores(request, able).items()
             ),
             key=lambda candidate: (-candidate.score, candidate.node),
         ),
     )
     total = {candidate.node: candidate.score for candidate in choice.candidates}
-    open_replicas = []
-    for replica in wanted:  # what runs well stays where it is
-        before = kept.get(replica)
-        if (
-            before
-            and before.runtime == runtime
-            and before.node in total
-            and room[before.node].refusal(request, runtime) is None
-        ):
-            room[before.node].take(request, runtime)
-            choice.placements.append(_placement(request, runtime, replica, room[before.node], "kept"))
+    moving = []
+    stays = {
+        replica: room
+        for room in able
+        for replica, placement in room.own.items()
+        if replica in wanted and placement.runtime == runtime
+    }
+    for replica in wanted:
+        here = stays.get(replica)
+        if here is not None and here.refusal(request, runtime, replica) is None:
+            choice.placements.append(_put(request, runtime, replica, here, "kept"))
         else:
-            open_replicas.append(replica)
-    for replica in open_replicas:
-        fitting = [name for name in total if room[name].refusal(request, runtime) is None]
-        if not fitting:
-            return Choice(candidates=choice.candidates, rejected=choice.rejected)
-        best = min(fitting, key=lambda name: (*_crowding(request, room, name), -total[name], name))
-        room[best].take(request, runtime)
-        choice.placements.append(_placement(request, runtime, replica, room[best], f"score {total[best]:g}"))
+            moving.append(replica)
+    line = _Line(request, able, total)
+    for replica in moving:
+        best = line.best(runtime, replica)
+        if best is None:
+            full: dict[Refusal, list[str]] = {}
+            for room in able:
+                refusal = room.refusal(request, runtime, replica)
+                if refusal is not None:
+                    full.setdefault(refusal, []).append(room.name)
+            choice.rejected += _rejections(runtime, full)
+            break
+        choice.placements.append(_put(request, runtime, replica, best, f"score {total[best.name]:g}"))
+        line.put_back(best)
     choice.placements.sort(key=lambda placement: placement.replica)
     return choice
 
 
-def _placement(
-    request: DeploymentRequest, runtime: RuntimeName, replica: int, room: _Room, reason: str
+def _tried(attempt: Attempt) -> Refusal:
+    return Refusal("tried", None, attempt.reason, attempt.message)
+
+
+def _refusal(
+    request: DeploymentRequest, runtime: RuntimeName, room: Room, wanted: list[int]
+) -> Refusal | None:
+    """Why no replica fits here; what runs here already may, where a new one does not."""
+    refusal = room.refusal(request, runtime)
+    if refusal is not None:
+        for replica in room.own:
+            if replica in wanted and room.refusal(request, runtime, replica) is None:
+                return None
+    return refusal
+
+
+def _rejections(runtime: RuntimeName, refused: dict[Refusal, list[str]]) -> list[Rejection]:
+    if len(refused) > _MOST_REASONS:
+        groups: dict[tuple[str, str | None, Any], list[Refusal]] = defaultdict(list)
+        for refusal in refused:
+            groups[refusal.kind, refusal.attribute, refusal.wanted].append(refusal)
+    else:
+        groups = {(str(number), None, None): [refusal] for number, refusal in enumerate(refused)}
+    told = []
+    for alike in groups.values():
+        first = alike[0]
+        had = sorted({refusal.had for refusal in alike if refusal.had is not None})
+        names = sorted(name for refusal in alike for name in refused[refusal])
+        told.append(
+            Rejection(
+                reason=first.sentence(had[0], had[-1]) if had else first.sentence(None, None),
+                runtime=runtime,
+                attribute=first.attribute,
+                wanted=None if first.wanted is None else str(first.wanted),
+                had=str(had[0]) if len(had) == 1 else None,
+                nodes=names,
+                count=len(names),
+            )
+        )
+    return told
+
+
+class _Line:
+    """Nodes in the order in which replicas go to them: the least crowded first, then by score and name."""
+
+    def __init__(self, request: DeploymentRequest, able: list[Room], total: dict[str, float]) -> None:
+        self._request = request
+        self._total = total
+        self._over = request.spread.over if request.spread else "name"
+        self._heaps: dict[str, list[tuple[int, float, str, Room]]] = defaultdict(list)
+        self._crowd: dict[str, int] = defaultdict(int)
+        for room in able:
+            self._push(room)
+            self._crowd[self._group(room)] += room.replicas
+
+    def best(self, runtime: RuntimeName, replica: int) -> Room | None:
+        """The next node that takes the replica, out of the line; None if none does."""
+        aside: list[Room] = []
+        try:
+            while self._heaps:
+                group = min(self._heaps, key=lambda group: (self._crowd[group], self._heaps[group][0][:3]))
+                room = heapq.heappop(self._heaps[group])[3]
+                if not self._heaps[group]:
+                    del self._heaps[group]
+                if room.refusal(self._request, runtime, replica) is None:
+                    return room
+                if room.own:
+                    aside.append(room)  # another replica may fit where it is replaced
+            return None
+        finally:
+            for room in aside:
+                self._push(room)
+
+    def put_back(self, room: Room) -> None:
+        """It took one."""
+        self._crowd[self._group(room)] += 1
+        self._push(room)
+
+    def _push(self, room: Room) -> None:
+        crowd = 0 if self._request.pack else room.replicas
+        heapq.heappush(self._heaps[self._group(room)], (crowd, -self._total[room.name], room.name, room))
+
+    def _group(self, room: Room) -> str:
+        """What is spread over; one line for all where that is the node itself."""
+        if self._request.pack or self._over == "name":
+            return ""
+        return str(room.node.get(self._over))
+
+
+def _put(
+    request: DeploymentRequest, runtime: RuntimeName, replica: int, room: Room, reason: str
 ) -> Placement:
+    room.take(request, runtime, replica)
     cpu, memory, overhead = needs(request, runtime)
-    boots = runtime in ("vm", "unikernel")
     return Placement(
         replica=replica,
-        node=room.node["name"],
+        node=room.name,
         runtime=runtime,
-        acceleration=room.node.get("acceleration") if boots else None,
+        acceleration=room.node.get("acceleration") if runtime in ("vm", "unikernel") else None,
         cpu=cpu,
         memory=memory,
         memory_overhead=overhead,
         reason=reason,
     )
-
-
-def _crowding(request: DeploymentRequest, room: dict[str, _Room], name: str) -> tuple[int, int]:
-    """(replicas with the same value of what is spread over, replicas on the node); fewer is better."""
-    if request.pack:
-        return 0, 0
-    over = request.spread.over if request.spread else "name"
-    value = room[name].node.get(over)
-    same = sum(other.replicas for other in room.values() if other.node.get(over) == value)
-    return same, room[name].replicas
-
-
-def _scores(request: DeploymentRequest, rooms: list[_Room]) -> dict[str, dict[str, float]]:
-    """Each candidate's score by part, each part from 0 to its weight; the first preference weighs most."""
-    scores: dict[str, dict[str, float]] = {room.node["name"]: {} for room in rooms}
-    weight = 1.0
-    for preference in request.prefer:
-        ((attribute, direction),) = preference.items()
-        values = {room.node["name"]: room.node.get(attribute) for room in rooms}
-        for name, part in _ranked(values, ascending=direction == "asc").items():
-            scores[name][attribute] = round(weight * part, 4)
-        weight /= 2
-    for room in rooms:
-        total = float(room.node.get("memory.total") or 1)
-        free = max(0.0, total - room.reserved.memory) / total
-        part = 1 - free if request.pack else free
-        scores[room.node["name"]]["pack" if request.pack else "room"] = round(weight * part * 0.5, 4)
-        load = float(room.node.get("load.1m") or 0.0) / max(1.0, float(room.node.get("cpu.cores") or 1))
-        scores[room.node["name"]]["idle"] = round(weight * 0.5 / (1.0 + load), 4)
-    return scores
-
-
-def _ranked(values: dict[str, Any], *, ascending: bool) -> dict[str, float]:
-    """1 for the best value, 0 for the worst and for none; equal values are equal."""
-    known = sorted({value for value in values.values() if value is not None}, reverse=not ascending)
-    if len(known) <= 1:
-        return {name: float(value is not None) for name, value in values.items()}
-    parts = {value: 1 - index / (len(known) - 1) for index, value in enumerate(known)}
-    return {name: parts.get(value, 0.0) if value is not None else 0.0 for name, value in values.items()}

@@ -8,69 +8,47 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-from collections.abc import Callable, Iterable
-from functools import partial
+import json
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import structlog
+from pydantic import Field
 
 from bus.bus import Bus
 from bus.frame import Frame
 from bus.mqtt import MqttBus
 from bus.retained import publish_retained
 from bus.settings import Settings
+from bus.streams import stream_of
 from bus.watch import WatchItem
 from schemas.deployment import FINAL_STATES, Cancellation, Decision, DeploymentRequest, DeploymentStatus
-from schemas.errors import Conflict, MinicloudError, NotFound, Unavailable
-from schemas.node import Presence
-from schemas.verbs import Nothing, WhichDeployment
-from schemas.workload import DesiredWorkload, ObservedWorkload, WorkerStatus
+from schemas.errors import Conflict, InvalidName, NotFound, Unavailable
+from schemas.names import token
+from schemas.resource import ResourceChange
+from schemas.verbs import ListDeployments, WhichDeployment
+from schemas.workload import DesiredWorkload, ObservedWorkload
+from services.vim.agenda import Agenda
 from services.vim.driver import HostDriver
-from services.vim.ledger import Ledger
+from services.vim.recall import recall
 from services.vim.reconcile import Reconciler
 from services.vim.state import Life, State
 
 log = structlog.get_logger("vim")
-_TICK: Final = 5.0
 _HANDS: Final = 8
+_LONGEST_PAUSE: Final = 5.0
+#: Deployments of more replicas are looked at less often.
+_FEW: Final = 10
+_ENVELOPE: Final = 4096
 
 
 class VimSettings(Settings):
-    """vim's settings: those of every service."""
+    """vim's settings beside those of every service."""
 
-
-class Agenda:
-    """Deployments to look at: each at most once in the queue and in one hand at a time."""
-
-    def __init__(self) -> None:
-        self._queue: asyncio.PriorityQueue[tuple[int, int, str]] = asyncio.PriorityQueue()
-        self._waiting: set[str] = set()
-        self._held: set[str] = set()
-        self._again: set[str] = set()
-        self._count = 0
-
-    def add(self, deployment: str, priority: int = 0) -> None:
-        """Look at this one soon, those of higher priority first."""
-        if deployment in self._held:
-            self._again.add(deployment)
-        elif deployment not in self._waiting:
-            self._waiting.add(deployment)
-            self._count += 1
-            self._queue.put_nowait((-priority, self._count, deployment))
-
-    async def take(self) -> str:
-        """The next one; it is in hand until :meth:`done`."""
-        _, _, deployment = await self._queue.get()
-        self._waiting.discard(deployment)
-        self._held.add(deployment)
-        return deployment
-
-    def done(self, deployment: str) -> None:
-        """Out of hand; looked at again if anything happened meanwhile."""
-        self._held.discard(deployment)
-        if deployment in self._again:
-            self._again.discard(deployment)
-            self.add(deployment)
+    look_every: float = Field(
+        default=5.0, gt=0, description="seconds between looks at everything, whatever events were lost"
+    )
 
 
 class Vim:
@@ -81,86 +59,125 @@ class Vim:
         self.state = State()
         self.agenda = Agenda()
         self._mqtt = mqtt
-        self.reconciler = Reconciler(bus, self.state, Ledger(), HostDriver(bus), self._tell, acting)
-        self._synced = {
-            "deployments": asyncio.Event(),
-            "workloads": asyncio.Event(),
-            "presence": asyncio.Event(),
-        }
+        self._failures: dict[str, int] = {}
+        self.reconciler = Reconciler(
+            bus, self.state, HostDriver(bus), self._tell, acting, self._look_at_waiting
+        )
+        self._synced: set[str] = set()
+        self._all_synced = asyncio.Event()
 
-    async def start(self, frame: Frame[Any]) -> None:
+    async def start(self, frame: Frame[VimSettings]) -> None:
         """Read all levels, then begin to act."""
         s = self.bus.subjects
-        watches: list[tuple[str, dict[str, Any], Callable[[WatchItem[Any]], Iterable[str]]]] = [
-            (
-                "deployments",
+        watches: dict[str, tuple[dict[str, Any], Callable[[WatchItem[Any]], list[str]]]] = {
+            "deployments": (
                 {
                     s.request(): DeploymentRequest,
                     s.cancel(): Cancellation,
                     s.decision(): Decision,
                     s.status(): DeploymentStatus,
                 },
-                lambda item: [self.state.take_deployment(item)],
+                self.state.take_deployment,
             ),
-            (
-                "workloads",
+            "workloads": (
                 {s.desired(): DesiredWorkload, s.observed(): ObservedWorkload},
-                lambda item: [d for d in [self.state.take_workload(item)] if d],
+                self.state.take_workload,
             ),
-            (
-                "presence",
-                {s.presence(): Presence, s.worker(): WorkerStatus},
-                self.state.take_presence,
-            ),
-        ]
-        for name, kinds, take in watches:
-            frame.spawn(self._follow(name, kinds, take))
-        await asyncio.gather(*(event.wait() for event in self._synced.values()))
+            "resources": ({s.resource(): ResourceChange}, self.state.take_resource),
+        }
+        for name, (kinds, take) in watches.items():
+            frame.spawn(self._follow(name, kinds, take, len(watches)))
+        if not await _unless(frame.stopping, self._all_synced):
+            return  # told to stop, or a watch failed: what is known is not whole
+        for life in self.state.lives.values():
+            await recall(self.bus, life)
         self.reconciler.restore_ledger()
         for life in self.state.lives.values():
             self._add(life)
         for _ in range(_HANDS):
             frame.spawn(self._work())
-        frame.spawn(self._tick())
-        await self.bus.serve("vim", "list", Nothing, self._list)
+        looks = frame.counter("vim_looks_total", "Looks at everything that is not at its end")
+        lives = frame.gauge("vim_deployments", "Deployments that are known")
+        lives.set_function(lambda: float(len(self.state.lives)))
+        frame.spawn(self._tick(frame.settings.look_every, looks.inc))
+        await self.bus.serve("vim", "list", ListDeployments, self._list)
         await self.bus.serve("vim", "get", WhichDeployment, self._get)
+        frame.say_ready()
 
     async def _follow(
-        self, name: str, kinds: dict[str, Any], take: Callable[[WatchItem[Any]], Iterable[str]]
+        self, name: str, kinds: dict[str, Any], take: Callable[[WatchItem[Any]], list[str]], of: int
     ) -> None:
+        begun = False
         async with self.bus.watch(kinds, keep_bad=True) as items:
             async for item in items:
                 if item.kind == "SYNC":
-                    self._synced[name].set()
-                elif item.subject:
-                    for deployment in take(item):
-                        if self._all_synced:
+                    self._synced.add(name)
+                    if len(self._synced) == of:
+                        self._all_synced.set()
+                elif item.subject and await self._may_be_named(item):
+                    concerned = take(item)
+                    begun = begun or self._all_synced.is_set()
+                    if begun:
+                        for deployment in concerned:
                             self._add(self.state.life(deployment))
 
-    @property
-    def _all_synced(self) -> bool:
-        return all(event.is_set() for event in self._synced.values())
+    async def _may_be_named(self, item: WatchItem[Any]) -> bool:
+        """Whether every part of a subject is a token; MQTT lets others through, and nobody could be answered."""
+        try:
+            for part in item.subject.split("."):
+                token(part)
+        except InvalidName as error:
+            stream = stream_of(item.subject).name(self.bus.minicloud)
+            await self.bus.bury(item.subject, item.payload, error, stream=stream, revision=item.revision)
+            return False
+        return True
 
     def _add(self, life: Life) -> None:
-        self.agenda.add(life.deployment, life.request.priority if life.request else 0)
+        self.agenda.add(life.deployment, life.priority)
+
+    def _look_at_waiting(self) -> None:
+        for life in self.state.lives.values():
+            if life.waiting:
+                self._add(life)
 
     async def _work(self) -> None:
         while True:
             deployment = await self.agenda.take()
+            pause = 0.0
             try:
                 await self.reconciler.step(deployment)
             except (Unavailable, Conflict, NotFound) as error:
                 # The bus or the index is away, or a level moved on: look again when it is back.
                 log.info("put off", deployment=deployment, error=str(error))
-                asyncio.get_running_loop().call_later(0.2, partial(self.agenda.add, deployment))
-            except MinicloudError:
+                self._later(deployment)
+            except Exception as error:
+                # One deployment gone wrong must not end the others.
                 log.exception("a step failed", deployment=deployment)
-            finally:
+                with suppress(Unavailable, Conflict):
+                    await self.reconciler.trouble(deployment, error)
+            else:
+                self._failures.pop(deployment, None)
+                pause = self._pace(deployment)
+            if pause:
+                # Held for a moment: of a thousand replicas that start, each would make a long status.
+                asyncio.get_running_loop().call_later(pause, self.agenda.done, deployment)
+            else:
                 self.agenda.done(deployment)
 
-    async def _tick(self) -> None:
+    def _pace(self, deployment: str) -> float:
+        status = self.state.life(deployment).status
+        replicas = len(status.replicas) if status else 0
+        return replicas / 1000 if replicas > _FEW else 0.0
+
+    def _later(self, deployment: str) -> None:
+        failures = self._failures[deployment] = self._failures.get(deployment, 0) + 1
+        pause = min(_LONGEST_PAUSE, 0.1 * 2.0 ** min(failures, 10))
+        asyncio.get_running_loop().call_later(pause, lambda: self._add(self.state.life(deployment)))
+
+    async def _tick(self, every: float, looked: Callable[[], None]) -> None:
         while True:
-            await asyncio.sleep(_TICK)
+            await asyncio.sleep(every)
+            looked()
             for life in self.state.lives.values():
                 status = life.status
                 if status is None or status.state not in FINAL_STATES or life.running_desired():
@@ -171,9 +188,19 @@ class Vim:
         subject = self.bus.subjects.status(status.deployment)
         return await publish_retained(self.bus, self._mqtt, subject, status, about=status.deployment)
 
-    async def _list(self, _: Nothing) -> dict[str, Any]:
-        lives = sorted(self.state.lives.values(), key=lambda life: life.deployment)
-        return {"deployments": [_summary(life) for life in lives if life.status]}
+    async def _list(self, asked: ListDeployments) -> dict[str, Any]:
+        """Deployments by name, as many as one message holds; ``next`` says after which to go on."""
+        names = sorted(name for name, life in self.state.lives.items() if life.status and name > asked.after)
+        room = self.bus.wire.max_payload - _ENVELOPE
+        listed: list[dict[str, Any]] = []
+        for name in names[: asked.limit]:
+            summary = _summary(self.state.lives[name])
+            room -= len(json.dumps(summary)) + 2
+            if room < 0 and listed:
+                break
+            listed.append(summary)
+        more = len(listed) < len(names)
+        return {"deployments": listed, "next": listed[-1]["deployment"] if more and listed else None}
 
     async def _get(self, which: WhichDeployment) -> dict[str, Any]:
         life = self.state.lives.get(which.deployment)
@@ -205,6 +232,15 @@ def _summary(life: Life) -> dict[str, Any]:
     }
 
 
+async def _unless(stopping: asyncio.Event, wanted: asyncio.Event) -> bool:
+    """Wait for what is wanted; False if told to stop before."""
+    waits = [asyncio.ensure_future(event.wait()) for event in (stopping, wanted)]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+    return not stopping.is_set()
+
+
 async def serve(frame: Frame[VimSettings]) -> None:
     """Stand by until the lease is ours, then act until asked to stop."""
     await frame.bus.ensure_streams()
@@ -221,7 +257,6 @@ async def serve(frame: Frame[VimSettings]) -> None:
     try:
         vim = Vim(frame.bus, mqtt, lambda: lease.held)
         await vim.start(frame)
-        frame.say_ready()
         lost = asyncio.ensure_future(lease.lost.wait())
         await asyncio.wait({stop, lost}, return_when=asyncio.FIRST_COMPLETED)
         if lease.lost.is_set():

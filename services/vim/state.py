@@ -1,28 +1,26 @@
 """What vim knows: the levels that it reads from the bus, one :class:`Life` a deployment.
 
-Everything here can be rebuilt by reading the streams again; nothing is kept anywhere else.
+Everything here can be rebuilt by reading the streams again; nothing is kept anywhere else. What
+cannot be read, or speaks for another, changes nothing but the revision that comes next.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 
 from bus.watch import WatchItem
 from schemas.deployment import Cancellation, Decision, DeploymentRequest, DeploymentStatus, Placement
 from schemas.errors import InvalidDocument
+from schemas.flatten import may_be_metric
 from schemas.names import name_in
-from schemas.node import Presence
-from schemas.workload import DesiredWorkload, ObservedWorkload, WorkerStatus, workload_name
+from schemas.resource import ResourceChange
+from schemas.workload import DesiredWorkload, ObservedWorkload, workload_name
 
-
-@dataclass
-class Desired:
-    """A desired workload with the revision that holds it."""
-
-    workload: DesiredWorkload
-    revision: int
+#: (node, replica)
+Place = tuple[str, int]
+_ENDED = frozenset({"stopped", "completed", "failed"})
 
 
 @dataclass
@@ -33,7 +31,12 @@ class Life:
         deployment: its id.
         request: the last request, None if it cannot be read (then ``refused`` says why).
         request_digest: identity of what was last asked, readable or not.
+        decision_revision: the last revision of its decisions, whatever it holds.
+        decided_revision: the revision of ``decision``.
+        status_spoiled: something else lies where our last status should.
         desired: by (node, replica).
+        desired_revision: the last revision of each, whatever it holds.
+        spoiled: where something else lies in place of our desired level.
         observed: by (node, replica).
     """
 
@@ -46,9 +49,14 @@ class Life:
     cancel_reason: str = ""
     decision: Decision | None = None
     decision_revision: int = 0
+    decided_revision: int = 0
     status: DeploymentStatus | None = None
-    desired: dict[tuple[str, int], Desired] = field(default_factory=dict)
-    observed: dict[tuple[str, int], ObservedWorkload] = field(default_factory=dict)
+    status_spoiled: bool = False
+    desired: dict[Place, DesiredWorkload] = field(default_factory=dict)
+    desired_revision: dict[Place, int] = field(default_factory=dict)
+    spoiled: set[Place] = field(default_factory=set)
+    observed: dict[Place, ObservedWorkload] = field(default_factory=dict)
+    observed_revision: dict[Place, int] = field(default_factory=dict)
 
     @property
     def cancelled(self) -> bool:
@@ -58,32 +66,65 @@ class Life:
     @property
     def asked_again(self) -> bool:
         """Whether it was cancelled since the last decision and then requested again."""
-        return self.decision_revision < self.cancel_revision < self.request_revision
+        return self.decided_revision < self.cancel_revision < self.request_revision
+
+    @property
+    def priority(self) -> int:
+        """Which comes first of those that wait."""
+        asked = self.request or (self.decision.request if self.decision else None)
+        return asked.priority if asked else 0
 
     @property
     def placements(self) -> list[Placement]:
         """Where it should run, by the last decision."""
         return self.decision.placements if self.decision else []
 
-    def running_desired(self) -> list[Desired]:
-        """What some node is told to run."""
-        return [desired for desired in self.desired.values() if desired.workload.state == "running"]
+    @property
+    def waiting(self) -> bool:
+        """Whether it would run, or run better, if there were room or another node."""
+        if self.cancelled or self.decision is None:
+            return False
+        return self.decision.outcome == "unschedulable" or bool(self.status and self.status.state == "lost")
+
+    def running_desired(self) -> list[Place]:
+        """Where some node is told to run it."""
+        return [place for place, desired in self.desired.items() if desired.state == "running"]
 
     def seen(self, placement: Placement, generation: int) -> ObservedWorkload | None:
         """What was observed of a placement in this generation and in its runtime."""
-        observed = self.observed.get((placement.node, placement.replica))
-        if observed and (observed.generation, observed.runtime) == (generation, placement.runtime):
-            return observed
-        return None
+        place = (placement.node, placement.replica)
+        observed = self.observed.get(place)
+        if observed is None or (observed.generation, observed.runtime) != (generation, placement.runtime):
+            return None
+        if observed.state == "stopped" and self.observed_revision[place] < self.desired_revision.get(
+            place, 0
+        ):
+            return None  # it was stopped before it was wanted here (again)
+        return observed
+
+    def ended(self, place: Place) -> bool:
+        """Whether the worker says that nothing of what it was last told runs any more."""
+        desired, observed = self.desired.get(place), self.observed.get(place)
+        if observed is None or observed.state not in _ENDED:
+            return False
+        if desired is None or desired.state == "stopped":
+            return desired is None or observed.generation >= desired.generation
+        return observed.generation >= desired.generation and over(observed, desired.restart)
+
+
+def over(observed: ObservedWorkload, restart: str) -> bool:
+    """Whether it has run to its end, so that nothing starts it again."""
+    if observed.state == "completed":
+        return True
+    return observed.state == "failed" and restart != "always" and observed.exit is not None
 
 
 @dataclass
 class Node:
-    """A node as far as vim must know: whether it is there, and since when it is not."""
+    """A node as far as vim must know: since when it is lost, None while it is there."""
 
-    online: bool = True
-    gone_since: datetime | None = None
-    worker: bool = False
+    lost_since: datetime | None = None
+    left: bool = False
 
 
 class State:
@@ -97,68 +138,90 @@ class State:
         """The life of a deployment, made when it is first heard of."""
         return self.lives.setdefault(deployment, Life(deployment))
 
-    def take_deployment(self, item: WatchItem[object]) -> str:
+    def lost(self, node: str) -> bool:
+        """Whether the resource index holds a node for lost."""
+        known = self.nodes.get(node)
+        return known is not None and known.lost_since is not None
+
+    def take_deployment(self, item: WatchItem[object]) -> list[str]:
         """A request, cancellation, decision or status; returns the deployment."""
         life = self.life(name_in(item.subject))
         aspect = item.subject.rsplit(".", 1)[1]
         data = item.event.data if item.event else None
-        if aspect == "request":
-            life.request_revision = item.revision
-            life.refused = item.error
-            if isinstance(data, DeploymentRequest):
-                life.request = data
-                life.request_digest = data.spec_hash()
-            else:
-                life.request = None
-                life.request_digest = hashlib.sha256(item.payload).hexdigest()[:32]
-        elif aspect == "cancel":
-            # A cancellation that cannot be read still is the wish that it ends.
-            life.cancel_revision = item.revision
-            life.cancel_reason = data.reason if isinstance(data, Cancellation) else ""
-        elif isinstance(data, Decision):
-            life.decision, life.decision_revision = data, item.revision
-        elif isinstance(data, DeploymentStatus) and (
-            life.status is None or data.sequence >= life.status.sequence
-        ):
-            life.status = data
-        return life.deployment
+        match aspect:
+            case "request":
+                life.request_revision = item.revision
+                life.refused = item.error
+                life.request = data if isinstance(data, DeploymentRequest) else None
+                life.request_digest = (
+                    data.spec_hash()
+                    if isinstance(data, DeploymentRequest)
+                    else hashlib.sha256(item.payload).hexdigest()[:32]
+                )
+            case "cancel":
+                # A cancellation that cannot be read still is the wish that it ends.
+                life.cancel_revision = item.revision
+                life.cancel_reason = data.reason if isinstance(data, Cancellation) else ""
+            case "decision":
+                life.decision_revision = item.revision
+                if isinstance(data, Decision) and data.deployment == life.deployment:
+                    life.decision, life.decided_revision = data, item.revision
+            case "status":
+                ours = isinstance(data, DeploymentStatus) and data.deployment == life.deployment
+                last = life.status.sequence if life.status else 0
+                life.status_spoiled = not ours
+                if isinstance(data, DeploymentStatus) and ours and data.sequence >= last:
+                    life.status = data
+        return [life.deployment]
 
-    def take_workload(self, item: WatchItem[object]) -> str | None:
+    def take_workload(self, item: WatchItem[object]) -> list[str]:
         """A desired or observed workload; returns the deployment."""
         data = item.event.data if item.event else None
-        node = name_in(item.subject)
-        if not isinstance(data, (DesiredWorkload, ObservedWorkload)):
-            return None
-        if data.node != node or data.workload != name_in(item.subject, 5):
-            return None  # a worker speaks for its own node only
-        if data.workload != workload_name(data.deployment, data.replica):
-            return None
-        life = self.life(data.deployment)
-        key = (node, data.replica)
-        if isinstance(data, DesiredWorkload):
-            life.desired[key] = Desired(data, item.revision)
-        else:
-            life.observed[key] = data
-        return data.deployment
+        node, aspect, workload = (name_in(item.subject, at) for at in (3, 4, 5))
+        deployment, _, number = workload.rpartition("-")
+        if not deployment or not number.isdecimal() or workload_name(deployment, int(number)) != workload:
+            return []
+        life, place = self.life(deployment), (node, int(number))
+        ours = (
+            isinstance(data, (DesiredWorkload, ObservedWorkload))
+            # A worker speaks for its own node only.
+            and (data.node, data.deployment, data.replica) == (node, deployment, int(number))
+        )
+        if aspect == "desired":
+            life.desired_revision[place] = item.revision
+            if ours and isinstance(data, DesiredWorkload):
+                life.desired[place] = data
+                life.spoiled.discard(place)
+            else:
+                life.spoiled.add(place)
+        elif ours and isinstance(data, ObservedWorkload):
+            life.observed[place] = data
+            life.observed_revision[place] = item.revision
+        return [deployment]
 
-    def take_presence(self, item: WatchItem[object]) -> list[str]:
-        """Presence of a node or its worker; returns the deployments that this may concern."""
+    def take_resource(self, item: WatchItem[object]) -> list[str]:
+        """What the resource index says of a node; returns the deployments that this may concern."""
         data = item.event.data if item.event else None
         name = name_in(item.subject)
+        if not isinstance(data, ResourceChange) or data.node != name:
+            return []
         node = self.nodes.setdefault(name, Node())
-        if isinstance(data, Presence):
-            was = node.online
-            node.online = data.state == "online"
-            if node.online:
-                node.gone_since = None
-            elif was or node.gone_since is None:
-                # A will carries the time of its connect, so the loss is dated by when we heard of it.
-                node.gone_since = datetime.now(UTC)
-        elif isinstance(data, WorkerStatus):
-            node.worker = data.state == "ready"
+        lost = data.attributes.get("state") == "lost"
+        turned = lost != (node.lost_since is not None)
+        if turned:
+            node.lost_since = data.observed_at if lost else None
+        node.left = lost and data.kind == "left"
+        if not turned and data.kind == "changed" and all(map(_passing, data.changed)):
+            return []
         return [
             life.deployment
             for life in self.lives.values()
-            if (life.status and life.status.state == "unschedulable")
-            or any(placement.node == name for placement in life.placements)
+            if (life.waiting and not lost)
+            or (turned and any(place[0] == name for place in life.desired))
+            or (turned and any(placement.node == name for placement in life.placements))
         ]
+
+
+def _passing(attribute: str) -> bool:
+    """Whether a change of it makes no node fit that did not: metrics, and what vim itself reserved."""
+    return attribute.startswith("allocatable.") or may_be_metric(attribute)

@@ -1,0 +1,140 @@
+"""A node while replicas are put on it: what is free there, and why one more does not fit.
+
+In: the node as the index knows it, what others hold there and what the deployment itself runs
+there. Out: refusals that say what was wanted and what there was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, NamedTuple
+
+from schemas.deployment import DeploymentRequest, Placement
+from schemas.node import RuntimeName
+from schemas.quantities import format_bytes, format_cores
+from services.vim.ledger import Reserved
+
+_MIB: Final = 1024 * 1024
+#: Memory that a runtime itself takes on top of the workload's, bytes (measured: QEMU's RSS beyond its guest).
+OVERHEAD: Final[dict[str, int]] = {
+    "process": 0,
+    "container": 8 * _MIB,
+    "unikernel": 64 * _MIB,
+    "vm": 64 * _MIB,
+}
+#: Memory of a guest whose request does not say: a kernel must be given some.
+GUEST_MEMORY: Final[dict[str, int]] = {"unikernel": 64 * _MIB, "vm": 256 * _MIB}
+#: Cores are fractions: less than a thousandth of a millicore is nobody's.
+_CRUMB: Final = 1e-6
+
+
+def needs(request: DeploymentRequest, runtime: RuntimeName) -> tuple[float, int, int]:
+    """Cores, bytes and bytes of overhead that one replica is charged in ``runtime``."""
+    memory = request.resources.memory or GUEST_MEMORY.get(runtime, 0)
+    return request.resources.cpu or 0.0, memory, OVERHEAD[runtime]
+
+
+class Refusal(NamedTuple):
+    """Why one more replica does not fit: by which attribute, what was wanted and what there was."""
+
+    kind: str
+    attribute: str | None
+    wanted: Any
+    had: Any
+
+    def sentence(self, least: Any, most: Any) -> str:
+        """For people; of several nodes refused alike, what they had from ``least`` to ``most``."""
+        had = _span(least, most, _FORMATS.get(self.kind, str))
+        match self.kind:
+            case "runtimes":
+                return f"offers no {self.wanted}"
+            case "cpu" | "memory":
+                return f"{self.kind} {had} unreserved < {_FORMATS[self.kind](self.wanted)}"
+            case "available":
+                return f"memory {had} available < {format_bytes(self.wanted)}"
+            case "twin":
+                return f"host port {self.wanted} is taken by another replica"
+            case "port":
+                return f"host port {self.wanted} is taken by deployment {had}"
+            case _:
+                return f"was tried there: {self.wanted}"
+
+
+_FORMATS: Final[dict[str, Callable[[Any], str]]] = {
+    "cpu": format_cores,
+    "memory": format_bytes,
+    "available": format_bytes,
+}
+
+
+def _span(least: Any, most: Any, text: Callable[[Any], str]) -> str:
+    return text(least) if least == most else f"{text(least)} to {text(most)}"
+
+
+class Room:
+    """What one node has left.
+
+    Args:
+        node: the node's attributes.
+        reserved: what other deployments hold there.
+        own: what this deployment runs there, by replica; a replica that is put here again replaces it.
+        placing: replicas that are being placed and so do not yet count as being here.
+    """
+
+    def __init__(
+        self,
+        node: dict[str, Any],
+        reserved: Reserved,
+        own: Mapping[int, Placement],
+        placing: Iterable[int],
+    ) -> None:
+        self.node = node
+        self.name: str = node["name"]
+        self.reserved = reserved
+        self.own = dict(own)
+        self.replicas = len(self.own.keys() - set(placing))
+        self._cpu = float(node.get("cpu.cores") or 0) - reserved.cpu
+        self._memory = int(node.get("memory.total") or 0) - reserved.memory
+        self._available: int | None = node.get("memory.available")
+        self._put = 0
+        for placement in self.own.values():
+            self._cpu -= placement.cpu
+            self._memory -= placement.memory + placement.memory_overhead
+
+    def refusal(
+        self, request: DeploymentRequest, runtime: RuntimeName, replica: int | None = None
+    ) -> Refusal | None:
+        """Why this node cannot take ``replica`` (or a new one), None where it can."""
+        offered = self.node.get("runtimes") or ()
+        if runtime not in offered:
+            return Refusal("runtimes", "runtimes", runtime, ", ".join(offered))
+        cpu, memory, overhead = needs(request, runtime)
+        before = self.own.get(-1 if replica is None else replica)
+        freed = before.memory + before.memory_overhead if before else 0
+        cores = self._cpu + (before.cpu if before else 0.0)
+        if cpu > cores + _CRUMB:
+            return Refusal("cpu", "allocatable.cpu", cpu, max(0.0, round(cores, 3)))
+        unreserved = self._memory + freed
+        if memory + overhead > unreserved:
+            return Refusal("memory", "allocatable.memory", memory + overhead, max(0, unreserved))
+        if self._available is not None and memory + overhead > self._available + freed:
+            return Refusal("available", "memory.available", memory + overhead, self._available)
+        pinned = [port.host_port for port in request.ports if port.host_port]
+        if pinned and (self._put or self.own.keys() - {replica}):
+            return Refusal("twin", "ports", pinned[0], None)
+        for port in pinned:
+            if port in self.reserved.ports:
+                return Refusal("port", "ports", port, self.reserved.ports[port])
+        return None
+
+    def take(self, request: DeploymentRequest, runtime: RuntimeName, replica: int) -> None:
+        """Put a replica here."""
+        cpu, memory, overhead = needs(request, runtime)
+        before = self.own.pop(replica, None)
+        freed = before.memory + before.memory_overhead if before else 0
+        self._cpu += (before.cpu if before else 0.0) - cpu
+        self._memory += freed - memory - overhead
+        if self._available is not None:
+            self._available += freed - memory - overhead
+        self._put += 1
+        self.replicas += 1
