@@ -223,8 +223,13 @@ class Minicloud:
         Raises:
             Unavailable: no vim answers.
         """
-        answer: dict[str, Any] = await self.bus.request("vim", "list")
-        return list(answer["deployments"])
+        found: list[dict[str, Any]] = []
+        after: str | None = ""
+        while after is not None:
+            answer = await self.bus.request("vim", "list", {"after": after})
+            found += answer["deployments"]
+            after = answer["next"]
+        return found
 
     async def deployment(self, deployment: str) -> dict[str, Any]:
         """One deployment with its last decision and status.
