@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import re
@@ -218,7 +219,7 @@ class Site:
         facts = [
             status.model_dump_json(exclude={"sequence", "previous", "observed_at"}) for status in statuses
         ]
-        assert all(one != other for one, other in zip(facts, facts[1:], strict=False)), facts
+        assert all(one != other for one, other in itertools.pairwise(facts)), facts
 
     async def looks(self, count: int) -> None:
         """Return after vim has begun to look at everything so many times more, by its own metric."""
