@@ -35,6 +35,10 @@ class Mosquitto(Part):
         self._sub.obtain()
         return self._pub.obtain()
 
+    def folders(self) -> list[Path]:
+        """Where the two programs lie, for a ``PATH``."""
+        return [self._pub.obtain().parent, self._sub.obtain().parent]
+
     def publish(
         self,
         port: int,
