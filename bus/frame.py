@@ -8,7 +8,6 @@ set, and turns SIGTERM into ``frame.stopping``, after which the service finishes
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import signal
 import sys
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound=Settings)
 log = structlog.get_logger("frame")
+_PATIENCE: Final = 10.0
 
 _LEVELS: Final = {
     "debug": logging.DEBUG,
@@ -67,8 +67,8 @@ class Frame(Generic[S]):
 
     @property
     def ready(self) -> bool:
-        """Whether the service is in step with the bus and answers."""
-        return self._ready and self.bus.wire.connected
+        """Whether the service is in step with the bus and answers, and will go on to."""
+        return self._ready and self.bus.wire.connected and not self.stopping.is_set()
 
     def say_ready(self, value: bool = True) -> None:
         """Tell whoever watches (``/readyz``) that the service answers now, or no longer does."""
@@ -191,8 +191,11 @@ async def _run(name: str, serve: Callable[[Frame[S]], Awaitable[None]], settings
         stop.cancel()
         cut.cancel()
         if not service.done():
-            with contextlib.suppress(TimeoutError, asyncio.CancelledError):
-                await asyncio.wait_for(service, 10.0)
+            await asyncio.wait({service}, timeout=_PATIENCE)
+            if not service.done():
+                log.warning("did not end when asked to; cancelled", service=name, seconds=_PATIENCE)
+                service.cancel()
+                await asyncio.wait({service}, timeout=1.0)
         if service.done() and not service.cancelled() and service.exception():
             raise service.exception()  # type: ignore[misc]
     finally:

@@ -92,7 +92,7 @@ _BY_ITS_SUBJECT: Final = {
 
 def contract() -> str:
     """The whole document."""
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: _PARTS[found[1]](), _TEMPLATE.read_text())
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: _PARTS[found[1]](), _TEMPLATE.read_text(encoding="utf-8"))
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -364,10 +364,11 @@ def _queries() -> str:
 
 
 def error_kinds(kind: type[MinicloudError] = MinicloudError) -> Iterable[type[MinicloudError]]:
-    """The error tree, each before its children."""
+    """The error tree, each before its children; a service's own errors never travel."""
     yield kind
     for child in kind.__subclasses__():
-        yield from error_kinds(child)
+        if child.__module__ == MinicloudError.__module__:
+            yield from error_kinds(child)
 
 
 def _errors() -> str:

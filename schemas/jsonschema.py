@@ -28,7 +28,7 @@ _ATTRIBUTE: Final = re.compile(r"^    (\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
 
 def summary(kind: type) -> str:
     """What a class's docstring says before it turns to attributes, on one line."""
-    return " ".join(_SECTIONS.split(inspect.getdoc(kind) or "")[0].split())
+    return _prose(_SECTIONS.split(inspect.getdoc(kind) or "")[0])
 
 
 def attribute_docs(kind: type) -> dict[str, str]:
@@ -38,8 +38,13 @@ def attribute_docs(kind: type) -> dict[str, str]:
         text = inspect.cleandoc(base.__doc__ or "") if issubclass(base, BaseModel) else ""
         _, _, section = text.partition("Attributes:\n")
         section = re.split(r"\n(?=\S)", section)[0]
-        told.update({name: " ".join(about.split()) for name, about in _ATTRIBUTE.findall(section)})
+        told.update({name: _prose(about) for name, about in _ATTRIBUTE.findall(section)})
     return told
+
+
+def _prose(text: str) -> str:
+    """A docstring's text on one line, its code marked as in Markdown."""
+    return re.sub(r":\w+:`[.~]?([^`]+)`", r"`\1`", " ".join(text.split()).replace("``", "`"))
 
 
 class Schemas(GenerateJsonSchema):

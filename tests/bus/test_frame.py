@@ -158,6 +158,15 @@ async def test_it_stops_when_asked(toys: Toys, number: signal.Signals) -> None:
     assert toy.log()[-1]["event"] == "stopped"
 
 
+@pytest.mark.slow
+async def test_a_service_that_does_not_end_when_asked_is_ended(toys: Toys) -> None:
+    toy = toys.start("one", does="stay")
+    await toys.hear("ready", "one")
+    toy.process.send_signal(signal.SIGTERM)
+    assert await toy.ended() == 0
+    assert "did not end when asked to; cancelled" in [line["event"] for line in toy.log()]
+
+
 async def test_a_part_that_fails_ends_the_service_and_the_log_tells_why(toys: Toys) -> None:
     toy = toys.start("one", does="fail")
     await toys.hear("ready", "one")
@@ -212,11 +221,13 @@ async def test_a_service_whose_credential_is_revoked_ends(toys: Toys, credential
 async def test_what_is_in_hand_is_finished_before_the_end_and_the_rest_is_handed_back(toys: Toys) -> None:
     await ask(toys, "slow-1", "b", "c")
     # So long that nothing but being handed back brings it to the other.
-    first = toys.start("one", does="consume", ack_wait=600)
+    first = toys.start("one", does="consume", ack_wait=600, http=True)
     await toys.hear("begun", "one", "slow-1")
     second = toys.start("two", does="consume", ack_wait=600)
     await toys.hear("ready", "two")
     first.process.send_signal(signal.SIGTERM)
+    await first.answers("/readyz", 503)  # it holds a message still, and wants no more
+    assert first.process.poll() is None
     await toys.go()
     await toys.hear("done", "two", "c")
     await toys.hear("done", "two", "b")
@@ -282,7 +293,21 @@ async def test_a_standby_takes_over_at_once_from_a_holder_that_stops(toys: Toys,
     assert await one.ended() == 0
     spans = acted(diary)
     assert spans["one"][1] < spans["two"][0]
-    assert spans["two"][0] - spans["one"][1] < 3  # it was given up, not waited out
+    assert spans["two"][0] - spans["one"][1] < 4  # it was given up, not waited out
+
+
+async def test_a_holder_that_comes_back_takes_its_own_lease_at_once_and_nobody_elses(toys: Toys) -> None:
+    former = toys.bus.lease("toy", "one")
+    await former.acquire()
+    assert former._renewer
+    former._renewer.cancel()  # it dies: nothing is renewed, nothing given up
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(toys.bus.lease("toy", "two").acquire(), 0.5)
+    again = toys.bus.lease("toy", "one")
+    await asyncio.wait_for(again.acquire(), 3)
+    assert again.held
+    await again.release()
+    assert not again.held
 
 
 @pytest.mark.slow

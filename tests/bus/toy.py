@@ -28,7 +28,7 @@ log = structlog.get_logger("toy")
 
 
 class ToySettings(Settings):
-    does: Literal["idle", "consume", "lease", "fail", "raise", "refuse", "return"] = "idle"
+    does: Literal["idle", "consume", "lease", "fail", "raise", "refuse", "return", "stay"] = "idle"
     ack_wait: float = 30.0
     diary: Path | None = None
 
@@ -123,7 +123,7 @@ async def serve(frame: Frame[ToySettings]) -> None:
             return
     frame.say_ready()
     await toy.say("ready")
-    await frame.stopping.wait()
+    await (asyncio.Event() if settings.does == "stay" else frame.stopping).wait()
     if acting:
         await asyncio.wait({acting}, timeout=2)
 
