@@ -1,9 +1,9 @@
 """paho-mqtt, without the parts of the standard library that an agent on plain MQTT never calls.
 
-``paho.mqtt.client`` imports ``ssl``, ``urllib.request`` (with it HTTP and e-mail), OpenSSL's hashes and
-dnspython, for TLS, proxies, WebSockets and SRV records. On a node of 512 MB they are a quarter of the agent's memory. So while
-paho is imported, small stand-ins take their places; afterwards they are gone, and anybody's own import
-gets the real module. With TLS nothing is left out.
+``paho.mqtt.client`` imports ``ssl``, ``urllib.request`` (with it HTTP and e-mail), OpenSSL's hashes and,
+where it is installed, dnspython: for TLS, proxies, WebSockets and SRV records. On a node of 512 MB they
+are a quarter of the agent's memory. So while paho is imported, small stand-ins take their places;
+afterwards they are gone, and anybody's own import gets the real module. With TLS nothing is left out.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def _stand_ins() -> Iterator[None]:
     placed: dict[str, ModuleType | None] = {
         "ssl": _Ssl("ssl"),
         "urllib.request": _Request("urllib.request"),
+        "dns": None,  # paho looks for it and does without
         "_hashlib": None,  # None makes the import fail; hashlib then takes its own, smaller functions
-        "dns": None,  # paho asks dnspython, where another package brought it, for SRV records only
     }
     placed = {name: module for name, module in placed.items() if name not in sys.modules}
     sys.modules.update(placed)  # type: ignore[arg-type]
