@@ -69,10 +69,8 @@ def main(runs: int = 7) -> dict[str, float]:
             statistics.median(t) * 1e3 for t in (times.answered, times.told, times.alone)
         )
         ratios[runtime] = answered / alone
-        rows.append(
-            [runtime, f"{answered:.0f}", f"{told:.0f}", f"{alone:.0f}", f"{answered - alone:.0f}"]
-            + [f"{ratios[runtime]:.2f}"]
-        )
+        figures = [f"{value:.0f}" for value in (answered, told, alone, answered - alone)]
+        rows.append([runtime, *figures, f"{ratios[runtime]:.2f}"])
     print(f"median of {runs} runs\n")
     table(["ms from the request", "to the answer", "to 'running'", "alone", "ours", "ratio"], rows)
     for runtime, ratio in ratios.items():
