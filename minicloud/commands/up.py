@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from minicloud.fleetreport import report
 from minicloud.output import command, data_option
 from minicloud.site import data_folder
 from minicloud.stack import Stack, StackSettings, node_name
@@ -71,7 +72,11 @@ async def up(
         click.echo(f"node {settings.node} of minicloud {site.minicloud}; try: minicloud nodes")
         if os.geteuid() != 0:
             click.echo("not root: containers and kernel limits need it; processes and unikernels do not")
+        if fleet:
+            reporting = asyncio.ensure_future(report(stack.processes(), fleet, stack.data, click.echo))
         await stopping.wait()
+        if fleet:
+            reporting.cancel()
     finally:
         click.echo("stopping")
         await stack.stop()
