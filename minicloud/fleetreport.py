@@ -105,13 +105,19 @@ def percentiles(found: list[float]) -> tuple[float, float]:
     return statistics.median(ordered) * 1e3, ordered[math.ceil(0.99 * len(ordered)) - 1] * 1e3
 
 
-async def report(processes: Mapping[str, int], nodes: int, data: Path, say: Callable[[str], None]) -> None:
-    """Say every half minute, for ever, how a stack with ``nodes`` simulated nodes fares."""
+async def report(
+    processes: Mapping[str, int],
+    nodes: int,
+    data: Path,
+    say: Callable[[str], None],
+    every: float = _EVERY,
+) -> None:
+    """Say every ``every`` seconds, for ever, how a stack with ``nodes`` simulated nodes fares."""
     while True:
         with suppress(MinicloudError):  # rid or the broker is away: the next round tells
             async with connect(data) as cloud:
                 costs = Costs(processes)
-                found = await latencies(cloud, _SAMPLES, _EVERY)
+                found = await latencies(cloud, _SAMPLES, every)
                 total = (await cloud.query("label.simulated=true", limit=1, fields=["name"])).total
                 say(f"fleet: {total} of {nodes} nodes can be queried")
                 if found:
