@@ -3,3 +3,5 @@
 Services meet here and nowhere else. The room also holds the MQTT side, the embedded broker with
 its credentials, and the frame that every service runs in.
 """
+
+from bus import logs as logs  # before anybody's own `import structlog`

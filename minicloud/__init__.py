@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import bus as bus  # first of all, for its light way to structlog
+
 if TYPE_CHECKING:
     from minicloud.client import Change, Minicloud, connect
 

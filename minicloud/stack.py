@@ -159,6 +159,11 @@ class Stack:
         await asyncio.to_thread(self.broker.stop)
         (self.data / "stack.json").unlink(missing_ok=True)
 
+    def processes(self) -> dict[str, int]:
+        """The process ids of what runs, by name; ``up`` is ourselves."""
+        running = {name: service.process.pid for name, service in self.services.items() if service.process}
+        return {"up": os.getpid(), "broker": self.broker.pid, **running}
+
     async def _ensure_streams(self) -> None:
         """Make the streams before anybody speaks: MQTT acknowledges even what no stream takes in."""
         service = self._credentials.ensure("service", "vim")

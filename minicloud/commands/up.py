@@ -16,6 +16,7 @@ import click
 
 from bus.broker_config import Tls
 from minicloud.client import connect
+from minicloud.fleetreport import report
 from minicloud.output import command, data_option, output_option, show_one
 from minicloud.site import data_folder
 from minicloud.stack import Stack, StackSettings, node_name
@@ -118,7 +119,7 @@ async def up(
             show_one({**known, "http": site.http}, output)
         if os.geteuid() != 0:
             say("not root: containers and kernel limits need it; processes and unikernels do not")
-        telling = asyncio.ensure_future(_tell_fleet(settings, say))
+        telling = asyncio.ensure_future(_tell_fleet(stack, say))
         await stopping.wait()
         telling.cancel()
     finally:
@@ -126,8 +127,9 @@ async def up(
         await stack.stop()
 
 
-async def _tell_fleet(settings: StackSettings, say: Callable[[str], None]) -> None:
-    """How many of the simulated nodes can be queried, until all of them can."""
+async def _tell_fleet(stack: Stack, say: Callable[[str], None]) -> None:
+    """How many of the simulated nodes can be queried until all of them can, then how the stack fares."""
+    settings = stack.settings
     begun, told = time.monotonic(), 0
     while told < settings.fleet:
         with suppress(MinicloudError):
@@ -140,6 +142,8 @@ async def _tell_fleet(settings: StackSettings, say: Callable[[str], None]) -> No
                         say(f"fleet: {told} of {settings.fleet} nodes can be queried after {seconds:.1f} s")
                     await asyncio.sleep(0.1)
         await asyncio.sleep(0.5)  # rid is not there yet
+    if settings.fleet:
+        await report(stack.processes(), settings.fleet, settings.data, say)
 
 
 def _certificates(cert: Path | None, key: Path | None, ca: Path | None) -> Tls | None:
