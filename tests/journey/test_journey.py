@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import pytest
 
 import minicloud
 from schemas.deployment import Decision, DeploymentStatus
-from tests.examples.conftest import EXAMPLES
 from tests.journey.conftest import MakeSite
 from tests.journey.requests import job, page, started
 from tests.journey.site import NODE, Site, eventually, witness
@@ -108,24 +106,6 @@ async def test_a_job_runs_once_and_completes(site: Site, starts: Path) -> None:
         assert status.state == "completed"
         assert len(started(starts, "job")) == 1
         await stopped(cloud, "job")
-
-
-@pytest.fixture(scope="module")
-def programs(ground: Path) -> Iterator[Path]:
-    """A folder of programs for the site's PATH."""
-    made = ground / "programs"
-    made.mkdir()
-    yield made
-    shutil.rmtree(made)
-
-
-@pytest.fixture(scope="module")
-def images(ground: Path) -> Iterator[Path]:
-    """A copy of the examples, to build images in."""
-    made = ground / "examples"
-    shutil.copytree(EXAMPLES, made, ignore=shutil.ignore_patterns("*.o", "*.elf", "hello-oci", "rootfs"))
-    yield made
-    shutil.rmtree(made)
 
 
 def build(images: Path, what: str, wanted: Path, **environment: str) -> None:

@@ -7,6 +7,7 @@ again. Jobs are published around the kill; whatever was acknowledged is carried 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -138,7 +139,9 @@ async def watched(site: Site) -> AsyncIterator[tuple[Witness, Minicloud]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", VICTIMS)
-@pytest.mark.parametrize("number", range(1, EVENTS + 1))
+@pytest.mark.parametrize(
+    "number", [int(n) for n in os.environ["NS"].split(",")] if "NS" in os.environ else range(1, EVENTS + 1)
+)
 async def test_killed_on_the_way(site: Site, ground: Path, starts: Path, victim: str, number: int) -> None:
     async with watched(site) as (seen, cloud):
         await travel(site, seen, cloud, ground, starts, victim, number, f"k{number}-{victim}")
