@@ -140,7 +140,8 @@ async def test_a_long_cut_is_replaced_and_nothing_is_doubled_on_return(
         await joined(cloud)
         await cloud.deploy(for_edge(ground, starts, "long", onLoss={"replaceAfter": "2s"}))
         await cloud.deploy(for_edge(ground, starts, "only", onLoss={"replaceAfter": "2s", "singleton": True}))
-        (first,), (only,) = started(starts, "long"), started(starts, "only")
+        await cloud.deploy(page(ground, starts, "bound", where={"name": EDGE}, onLoss={"replaceAfter": "2s"}))
+        (first,), (only,), (bound,) = (started(starts, name) for name in ("long", "only", "bound"))
         mark = len(seen.seen)
         land.cable.cut()
         lost = await told(seen, "long", "lost", after=mark)
@@ -154,8 +155,10 @@ async def test_a_long_cut_is_replaced_and_nothing_is_doubled_on_return(
         await joined(cloud)
         await told(seen, "only", "running", after=mark)
         await eventually(lambda: land.running("long") == [second], "the old self ends when its node returns")
+        await in_state(cloud, "bound", "running")
         assert land.running("only") == [only], "a singleton stays where it is"
-        assert started(starts, "only") == [only]
+        assert land.running("bound") == [bound], "what runs nowhere else stays where it is"
+        assert (started(starts, "only"), started(starts, "bound")) == ([only], [bound])
         assert len(started(starts, "long")) == 2
         await in_state(cloud, "long", "running")
         assert (await cloud.deployment("long"))["generation"] == 1
