@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import httpx
+import pytest
 
 import minicloud
 from tests.journey.record import Record, node_must_hold
@@ -46,6 +47,7 @@ async def test_a_killed_stack_leaves_its_workloads_to_the_next(
         await node_must_hold(own_site, seen.bus)
 
 
+@pytest.mark.slow
 async def test_a_stopped_stack_starts_again_what_had_not_ended(
     own_site: Site, ground: Path, starts: Path
 ) -> None:
