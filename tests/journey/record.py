@@ -7,6 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from bus.bus import Bus
 from bus.streams import Stream, stream_of
 from bus.watch import Reader
@@ -102,8 +104,21 @@ class Record:
         assert (self.observed.state, self.observed.generation) == (state, 1), story
         pids = started(starts, self.deployment)
         assert len(pids) == 1, f"started {len(pids)} times\n{story}"
-        alive = carrying(f"MINICLOUD_WORKLOAD={self.deployment}-0")
+        alive = instances(self.deployment)
         assert alive == (pids if state == "running" else []), f"{alive} are alive of {pids}\n{story}"
+
+
+def instances(deployment: str) -> list[int]:
+    """The first process of each live instance of replica 0; what they forked to answer does not count."""
+    found = carrying(f"MINICLOUD_WORKLOAD={deployment}-0")
+    return [pid for pid in found if _parent(pid) not in found]
+
+
+def _parent(pid: int) -> int:
+    try:
+        return psutil.Process(pid).ppid()
+    except psutil.NoSuchProcess:
+        return 0
 
 
 async def node_must_hold(site: Site, bus: Bus) -> None:

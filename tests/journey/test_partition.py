@@ -19,11 +19,11 @@ import minicloud
 from schemas.node import Measurement
 from tests.journey.conftest import MakeSite
 from tests.journey.link import EDGE, Cable, EdgeNode, inside
-from tests.journey.record import Record, kept
+from tests.journey.record import Record, instances, kept
 from tests.journey.requests import page, started
 from tests.journey.site import NODE, Site, Witness, eventually, witness
 from tests.journey.test_kill import in_state
-from tests.worker.conftest import carrying, leftovers, needs_root
+from tests.worker.conftest import leftovers, needs_root
 
 pytestmark = [pytest.mark.slow, needs_root]
 
@@ -37,7 +37,7 @@ class Land:
     edge: EdgeNode
 
     def running(self, deployment: str) -> list[int]:
-        return carrying(f"MINICLOUD_WORKLOAD={deployment}-0")
+        return instances(deployment)
 
 
 @pytest.fixture
