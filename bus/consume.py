@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
 
+from bus.ending import end
 from bus.jetstream import JetStream
 from bus.port import Message
 from bus.pull import Delivery, PullLoop, make_consumer
@@ -102,9 +102,7 @@ class Consumption:
             await self._js.wire.flush(timeout=1.0)  # while what waits behind it is handed back
         await self._loop.stop()
         if self._keeper:
-            self._keeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._keeper
+            await end([self._keeper])
 
     async def _make(self) -> str:
         await make_consumer(

@@ -18,6 +18,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 
 from bus.bus import Bus
+from bus.ending import end
 from bus.settings import Settings
 from schemas.errors import MinicloudError, Unavailable
 
@@ -106,11 +107,8 @@ class Frame(Generic[S]):
         return task
 
     async def close(self) -> None:
-        """Cancel what was spawned, again and again: what waits in a library may lose one cancellation."""
-        while tasks := list(self._tasks):
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks, timeout=1.0)
+        """End what was spawned."""
+        await end(list(self._tasks))
 
 
 def configure_logs(level: str, form: str) -> None:

@@ -14,6 +14,7 @@ from typing import Final
 
 import structlog
 
+from bus.ending import end
 from bus.jetstream import JetStream
 from schemas.errors import Conflict, MinicloudError
 from schemas.event import new_id
@@ -62,9 +63,7 @@ class Lease:
     async def release(self) -> None:
         """Give it up, so that a standby takes over at once."""
         if self._renewer:
-            self._renewer.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._renewer
+            await end([self._renewer])
         self._trusted_until = 0.0
         if self._revision:
             with suppress(MinicloudError):

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import structlog
 
+from bus.ending import end
 from bus.jetstream import API, JetStream
 from bus.port import Message, Subscription
 from schemas.errors import Conflict, MinicloudError, NotFound, Unavailable
@@ -109,9 +110,7 @@ class PullLoop:
     async def stop(self) -> None:
         """End; messages not yet handled stay with the broker."""
         if self._watchdog:
-            self._watchdog.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watchdog
+            await end([self._watchdog])
         if self._subscription:
             with suppress(Exception):
                 await self._subscription.unsubscribe()

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.examples.conftest import EXAMPLES
 from tests.journey.site import Site
 from tests.parts.busybox import Busybox
 from tests.parts.nats_server import NatsServer
@@ -88,3 +89,21 @@ def make_site(ground: Path) -> Iterator[MakeSite]:
 def own_site(make_site: MakeSite) -> Site:
     """One such site."""
     return make_site()
+
+
+@pytest.fixture(scope="module")
+def programs(ground: Path) -> Iterator[Path]:
+    """A folder of programs for the site's PATH."""
+    made = ground / "programs"
+    made.mkdir()
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture(scope="module")
+def images(ground: Path) -> Iterator[Path]:
+    """A copy of the examples, to build images in."""
+    made = ground / "examples"
+    shutil.copytree(EXAMPLES, made, ignore=shutil.ignore_patterns("*.o", "*.elf", "hello-oci", "rootfs"))
+    yield made
+    shutil.rmtree(made)

@@ -7,6 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from bus.bus import Bus
 from bus.streams import Stream, stream_of
 from bus.watch import Reader
@@ -46,7 +48,7 @@ async def events(bus: Bus, subject: str, kind: type[EventData], since: datetime 
 
 @dataclass(frozen=True)
 class Record:
-    """All that the bus says of one deployment on the one node.
+    """All that the bus says of one deployment on one node.
 
     Attributes:
         statuses: oldest first.
@@ -62,10 +64,10 @@ class Record:
     observed: ObservedWorkload | None
 
     @classmethod
-    async def of(cls, bus: Bus, deployment: str) -> Record:
+    async def of(cls, bus: Bus, deployment: str, node: str = NODE) -> Record:
         s, workload = bus.subjects, f"{deployment}-0"
-        desired = await events(bus, s.desired(NODE, workload), DesiredWorkload)
-        observed = await events(bus, s.observed(NODE, workload), ObservedWorkload)
+        desired = await events(bus, s.desired(node, workload), DesiredWorkload)
+        observed = await events(bus, s.observed(node, workload), ObservedWorkload)
         return cls(
             deployment,
             await events(bus, s.status(deployment), DeploymentStatus),
@@ -89,7 +91,9 @@ class Record:
         assert sequences == list(range(1, len(sequences) + 1)), f"statuses out of order\n{story}"
         for before, after in zip(self.statuses, self.statuses[1:], strict=False):
             assert after.previous == before.state, f"a step is missing\n{story}"
-        assert {status.generation for status in self.statuses} == {1}, story
+        generations = [status.generation for status in self.statuses]
+        assert generations == sorted(generations), story
+        assert generations[-1] == max(generations) == 1, story
         scheduled = [decision for decision in self.decisions if decision.outcome == "scheduled"]
         assert len(scheduled) == 1, f"decided {len(scheduled)} times\n{story}"
         assert {decision.generation for decision in self.decisions} == {1}, story
@@ -100,8 +104,21 @@ class Record:
         assert (self.observed.state, self.observed.generation) == (state, 1), story
         pids = started(starts, self.deployment)
         assert len(pids) == 1, f"started {len(pids)} times\n{story}"
-        alive = carrying(f"MINICLOUD_WORKLOAD={self.deployment}-0")
+        alive = instances(self.deployment)
         assert alive == (pids if state == "running" else []), f"{alive} are alive of {pids}\n{story}"
+
+
+def instances(deployment: str) -> list[int]:
+    """The first process of each live instance of replica 0; what they forked to answer does not count."""
+    found = carrying(f"MINICLOUD_WORKLOAD={deployment}-0")
+    return [pid for pid in found if _parent(pid) not in found]
+
+
+def _parent(pid: int) -> int:
+    try:
+        return psutil.Process(pid).ppid()
+    except psutil.NoSuchProcess:
+        return 0
 
 
 async def node_must_hold(site: Site, bus: Bus) -> None:

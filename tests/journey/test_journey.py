@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,13 @@ import pytest
 
 import minicloud
 from schemas.deployment import Decision, DeploymentStatus
-from tests.examples.conftest import EXAMPLES
 from tests.journey.conftest import MakeSite
+from tests.journey.record import instances
 from tests.journey.requests import job, page, started
 from tests.journey.site import NODE, Site, eventually, witness
 from tests.parts.qemu import Qemu
 from tests.parts.runc import Runc
-from tests.worker.conftest import carrying, needs_root
+from tests.worker.conftest import needs_root
 
 
 async def fetch(url: str) -> str:
@@ -56,7 +55,7 @@ async def test_one_event_makes_a_page(site: Site, ground: Path, starts: Path) ->
         (replica,) = status.replicas
         assert await fetch(replica.endpoints[0]["url"]) == "the page\n"
         (pid,) = started(starts, "hello")
-        assert pid in carrying("MINICLOUD_WORKLOAD=hello-0")
+        assert pid in instances("hello")
 
         # Why: the decision names the winner, the query that found it and what enforces each field.
         known = await cloud.deployment("hello")
@@ -69,7 +68,7 @@ async def test_one_event_makes_a_page(site: Site, ground: Path, starts: Path) ->
         assert await cloud.logs("hello") == {"hello-0": ["hello-0 starts"]}
 
         await stopped(cloud, "hello")
-        assert carrying("MINICLOUD_WORKLOAD=hello-0") == []
+        assert instances("hello") == []
         with pytest.raises(httpx.HTTPError):
             await fetch(replica.endpoints[0]["url"])
         assert list((site.data / "worker/workloads").iterdir()) == []
@@ -97,7 +96,7 @@ async def test_the_same_request_again_changes_nothing_and_another_is_the_next_ge
         assert first.generation == 1
         assert decided == [2]
         assert len(started(starts, "again")) == 2
-        assert len(carrying("MINICLOUD_WORKLOAD=again-0")) == 1
+        assert len(instances("again")) == 1
         await stopped(cloud, "again")
 
 
@@ -108,24 +107,6 @@ async def test_a_job_runs_once_and_completes(site: Site, starts: Path) -> None:
         assert status.state == "completed"
         assert len(started(starts, "job")) == 1
         await stopped(cloud, "job")
-
-
-@pytest.fixture(scope="module")
-def programs(ground: Path) -> Iterator[Path]:
-    """A folder of programs for the site's PATH."""
-    made = ground / "programs"
-    made.mkdir()
-    yield made
-    shutil.rmtree(made)
-
-
-@pytest.fixture(scope="module")
-def images(ground: Path) -> Iterator[Path]:
-    """A copy of the examples, to build images in."""
-    made = ground / "examples"
-    shutil.copytree(EXAMPLES, made, ignore=shutil.ignore_patterns("*.o", "*.elf", "hello-oci", "rootfs"))
-    yield made
-    shutil.rmtree(made)
 
 
 def build(images: Path, what: str, wanted: Path, **environment: str) -> None:

@@ -6,13 +6,13 @@ import subprocess
 from pathlib import Path
 
 import httpx
+import pytest
 
 import minicloud
-from tests.journey.record import Record, node_must_hold
+from tests.journey.record import Record, instances, node_must_hold
 from tests.journey.requests import job, page, started
 from tests.journey.site import Site, eventually, witness
 from tests.journey.test_kill import alive, in_state
-from tests.worker.conftest import carrying
 
 
 async def answers(url: str) -> bool:
@@ -33,7 +33,7 @@ async def test_a_killed_stack_leaves_its_workloads_to_the_next(
     own_site.kill("up")
     await eventually(lambda: not Path(f"/proc/{worker}").exists(), "the worker ends with its parent")
     assert await answers(url)
-    assert carrying("MINICLOUD_WORKLOAD=stays-0") == [pid]
+    assert instances("stays") == [pid]
 
     own_site.start()
     async with minicloud.connect(own_site.data) as cloud, witness(own_site) as seen:
@@ -46,6 +46,7 @@ async def test_a_killed_stack_leaves_its_workloads_to_the_next(
         await node_must_hold(own_site, seen.bus)
 
 
+@pytest.mark.slow
 async def test_a_stopped_stack_starts_again_what_had_not_ended(
     own_site: Site, ground: Path, starts: Path
 ) -> None:
@@ -55,14 +56,14 @@ async def test_a_stopped_stack_starts_again_what_had_not_ended(
         await cloud.deploy(page(ground, starts, "again"))
         await cloud.deploy(job(starts, "once"))
     own_site.stop()
-    assert carrying("MINICLOUD_WORKLOAD=again-0") == []
+    assert instances("again") == []
 
     own_site.start()
     async with minicloud.connect(own_site.data) as cloud:
         await alive(cloud)
         await in_state(cloud, "again", "running")
         await in_state(cloud, "once", "completed")
-        assert len(carrying("MINICLOUD_WORKLOAD=again-0")) == 1
+        assert len(instances("again")) == 1
         assert len(started(starts, "again")) == 2
         assert len(started(starts, "once")) == 1, "a job that had ended was run again"
         assert {one["deployment"]: one["generation"] for one in await cloud.deployments()} == {

@@ -18,6 +18,7 @@ import structlog
 from pydantic import Field
 
 from bus.bus import Bus
+from bus.ending import end
 from bus.frame import Frame
 from bus.permissions import consumer_name
 from bus.settings import Settings
@@ -292,7 +293,7 @@ async def serve(frame: Frame[WorkerSettings]) -> None:
         await _either(synced, frame.stopping)
         frame.say_ready()
         await frame.stopping.wait()
-        following.cancel()  # nothing is begun any more
+        await end([following])  # nothing is begun any more
         if settings.stop_workloads:
             await worker.stop_workloads()
         await worker.publisher.flushed(_FAREWELL)

@@ -12,7 +12,6 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -107,9 +106,9 @@ class Supervisor:
 
     async def leave(self) -> None:
         """Stop watching; the workload runs on."""
-        self._task.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._task
+        while not self._task.done():
+            self._task.cancel()  # again, where a library lost it
+            await asyncio.wait([self._task], timeout=1.0)
 
     def observed(self) -> Observed | None:
         """What does run, as a document (contract, Names: observed); None if nothing ever did."""
