@@ -33,6 +33,7 @@ class NatsWire:
         self._client = client
         self._callbacks: list[Callable[[], Awaitable[None]]] = []
         self._ended = asyncio.Event()
+        self._leaving: asyncio.Future[None] | None = None
 
     @classmethod
     async def connect(cls, endpoint: Endpoint, timeout: float = 30.0) -> NatsWire:
@@ -179,6 +180,9 @@ class NatsWire:
 
     async def _on_error(self, error: Exception) -> None:
         log.warning("broker said", error=str(error) or type(error).__name__)
+        if self._client.options.get("allow_reconnect") and "authorization violation" in str(error).lower():
+            # Revoked or rotated since we were connected: nats-py would knock for ever.
+            self._leaving = asyncio.ensure_future(self._client.close())
 
     async def _on_disconnected(self) -> None:
         log.info("broker away", url=str(self._client.connected_url and self._client.connected_url.netloc))

@@ -20,11 +20,15 @@ of an embedded stack. Errors are those of ``schemas/errors.py``.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
+
+import structlog
 
 from bus.bus import Bus
 from bus.merge import merged
@@ -38,7 +42,7 @@ from schemas.deployment import (
     DeploymentRequest,
     DeploymentStatus,
 )
-from schemas.errors import InvalidDocument, NotFound, RequestTimeout, Unavailable
+from schemas.errors import Forbidden, InvalidDocument, NotFound, RequestTimeout, Unavailable
 from schemas.event import read_document, read_event
 from schemas.query import Answer, Query
 from schemas.resource import ResourceChange
@@ -338,7 +342,7 @@ def _replicas(known: dict[str, Any], replica: int | None) -> list[dict[str, Any]
 
 
 @asynccontextmanager
-async def connect(data: Path | str | None = None, *, timeout: float = 5.0) -> AsyncIterator[Minicloud]:
+async def connect(data: Path | str | None = None, *, timeout: float = 2.0) -> AsyncIterator[Minicloud]:
     """Connect as a user: to the stack of a data folder, or where ``MINICLOUD_*`` settings say.
 
     Args:
@@ -349,10 +353,45 @@ async def connect(data: Path | str | None = None, *, timeout: float = 5.0) -> As
         Unavailable: no minicloud is running there, or its certificate cannot be checked.
         Forbidden: the credential is refused.
         InvalidDocument: a setting cannot be used.
+
+    Inside, :class:`Forbidden` is raised at once when the credential is revoked.
     """
+    if not structlog.is_configured():  # a library keeps quiet on standard output
+        structlog.configure(
+            wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        )
     site = Site.find(Path(data) if data else None)
     bus = await Bus.connect(site.endpoint(f"user-{os.getpid()}"), site.minicloud, "user", timeout=timeout)
     try:
-        yield Minicloud(bus)
+        async with _while_welcome(bus, site):
+            yield Minicloud(bus)
     finally:
         await bus.close()
+
+
+@asynccontextmanager
+async def _while_welcome(bus: Bus, site: Site) -> AsyncIterator[None]:
+    """Cancel what is inside when the broker ends the connection for good, and say so."""
+    inside = asyncio.current_task()
+    thrown_out = False
+
+    async def listen() -> None:
+        nonlocal thrown_out
+        await bus.wire.ended.wait()
+        thrown_out = True
+        if inside:
+            inside.cancel()
+
+    listening = asyncio.ensure_future(listen())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if thrown_out and inside and inside.uncancel() == 0:
+            raise Forbidden(
+                f"the broker at {site.broker} ended the connection of user {site.user}",
+                expected="a credential that is not revoked or rotated",
+            ) from None
+        raise
+    finally:
+        listening.cancel()
