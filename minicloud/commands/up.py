@@ -131,7 +131,8 @@ async def up(
         await stop
         telling.cancel()
     finally:
-        say("stopping")
+        if stack.site:
+            say("stopping")
         await stack.stop()
 
 

@@ -32,6 +32,13 @@ def test_nobody_answers_at_the_address_of_the_environment() -> None:
     assert (half.code, "MINICLOUD_USER is not" in half.err) == (1, True)
 
 
+def test_a_second_stack_of_one_folder_is_refused_and_the_first_goes_on(stack: Stack) -> None:
+    second = minicloud("up", "--data", str(stack.data))
+    assert (second.code, second.out) == (1, "")
+    assert "another process runs a broker here" in second.err
+    assert stack("nodes").code == 0
+
+
 def test_a_password_that_is_not_the_users(stack: Stack) -> None:
     where = {"MINICLOUD_BROKER": stack.site["broker"], "MINICLOUD_USER": "user.local"}
     said = minicloud("nodes", MINICLOUD_PASSWORD="wrong", **where)
