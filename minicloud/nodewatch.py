@@ -158,7 +158,7 @@ def _caption(view: View, minicloud: str, hidden: int) -> Text:
     parts = [f"{count} {state}" for state, count in sorted(states.items())]
     running = sum(len(row["workloads"]) for row in view.rows)
     text = f"{minicloud} at {datetime.now().astimezone():%H:%M:%S}: {len(view.rows)} nodes"
-    text += f" ({', '.join(parts)}), {running} workloads" if parts else ""
+    text += f" ({', '.join(parts)}), {running} workload{'s' * (running != 1)}" if parts else ""
     text += f"; {hidden} more nodes do not fit here" if hidden else ""
     caption = Text(text, style="bright_black")
     if view.trouble:

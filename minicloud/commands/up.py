@@ -127,7 +127,7 @@ async def up(
             show_one({**known, "http": site.http}, output)
         if os.geteuid() != 0:
             say("not root: containers and kernel limits need it; processes and unikernels do not")
-        telling = asyncio.ensure_future(_tell_fleet(settings, say))
+        telling = asyncio.ensure_future(_tell_fleet(settings, say, begun))
         await stop
         telling.cancel()
     finally:
@@ -156,9 +156,9 @@ async def _answering(data: Path, say: Callable[[str], None]) -> None:
                     await asyncio.sleep(0.05)
 
 
-async def _tell_fleet(settings: StackSettings, say: Callable[[str], None]) -> None:
+async def _tell_fleet(settings: StackSettings, say: Callable[[str], None], begun: float) -> None:
     """How many of the simulated nodes can be queried, until all of them can."""
-    begun, told = time.monotonic(), 0
+    told = 0
     while told < settings.fleet:
         with suppress(MinicloudError):
             async with connect(settings.data) as cloud:

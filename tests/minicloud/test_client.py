@@ -95,7 +95,10 @@ async def test_a_watch_resumes_where_an_answer_ended(stack: Stack) -> None:
 
 
 def test_whoever_forgets_that_it_is_asynchronous_is_told(stack: Stack) -> None:
-    with pytest.raises(TypeError, match=r"write `async with minicloud\.connect"), minicloud.connect(stack.data):
+    with (
+        pytest.raises(TypeError, match=r"write `async with minicloud\.connect"),
+        minicloud.connect(stack.data),
+    ):
         pass
     with pytest.raises(AttributeError, match="no 'query': the client is asynchronous"):
         minicloud.connect(stack.data).query("gpu")

@@ -65,6 +65,9 @@ def test_a_deployment_from_request_to_cancel(stack: Stack) -> None:
     assert stack("why", "web", "-o", "json").json["decision"]["outcome"] == "scheduled"
     assert stack("why", "web", "-o", "yaml").yaml["status"]["to"] == "running"
 
+    completed = stack(_MINICLOUD_COMPLETE="bash_complete", COMP_WORDS="minicloud why we", COMP_CWORD="2")
+    assert (completed.out, completed.err) == ("plain,web\n", "")
+
     assert stack("logs", "web").out == "it is up\n"
     assert stack("logs", "web", "-o", "json").json == [{"workload": "web-0", "lines": ["it is up"]}]
 
