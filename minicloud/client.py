@@ -20,11 +20,16 @@ of an embedded stack. Errors are those of ``schemas/errors.py``.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from types import TracebackType
+from typing import Any, Final, Literal, NamedTuple, NoReturn
+
+import structlog
 
 from bus.bus import Bus
 from bus.merge import merged
@@ -38,12 +43,16 @@ from schemas.deployment import (
     DeploymentRequest,
     DeploymentStatus,
 )
-from schemas.errors import InvalidDocument, NotFound, RequestTimeout, Unavailable
+from schemas.errors import Forbidden, InvalidDocument, NotFound, RequestTimeout, Unavailable
 from schemas.event import read_document, read_event
 from schemas.query import Answer, Query
 from schemas.resource import ResourceChange
 from schemas.shortform import parse_shortform
 from schemas.workload import workload_name
+
+_ASYNC_ONLY: Final = (
+    "the client is asynchronous; write `async with minicloud.connect() as cloud:` in an async function"
+)
 
 #: What of a deployment is awaited.
 Until = Literal["runs", "ends"]
@@ -342,9 +351,13 @@ def _replicas(known: dict[str, Any], replica: int | None) -> list[dict[str, Any]
     return chosen
 
 
-@asynccontextmanager
-async def connect(data: Path | str | None = None, *, timeout: float = 5.0) -> AsyncIterator[Minicloud]:
+def connect(data: Path | str | None = None, *, timeout: float = 2.0) -> Connecting:
     """Connect as a user: to the stack of a data folder, or where ``MINICLOUD_*`` settings say.
+
+    ::
+
+        async with minicloud.connect() as cloud:
+            ...
 
     Args:
         data: the data folder; by default ``MINICLOUD_BROKER`` decides, then ``MINICLOUD_DATA``, then ``.data``.
@@ -352,12 +365,77 @@ async def connect(data: Path | str | None = None, *, timeout: float = 5.0) -> As
 
     Raises:
         Unavailable: no minicloud is running there, or its certificate cannot be checked.
-        Forbidden: the credential is refused.
+        Forbidden: the credential is refused; or, at any time inside, it is revoked.
         InvalidDocument: a setting cannot be used.
     """
-    site = Site.find(Path(data) if data else None)
+    return Connecting(Path(data) if data else None, timeout)
+
+
+class Connecting:
+    """What :func:`connect` returns: an async context manager, and clear words for whoever uses it otherwise."""
+
+    def __init__(self, data: Path | None, timeout: float) -> None:
+        self._context = _connected(data, timeout)
+
+    async def __aenter__(self) -> Minicloud:
+        return await self._context.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return await self._context.__aexit__(kind, error, trace)
+
+    def __enter__(self) -> NoReturn:
+        raise TypeError(_ASYNC_ONLY)
+
+    def __exit__(self, *_: object) -> None:
+        """Never comes to that."""
+
+    def __await__(self) -> NoReturn:
+        raise TypeError(_ASYNC_ONLY)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"not connected yet, so there is no {name!r}: {_ASYNC_ONLY}")
+
+
+@asynccontextmanager
+async def _connected(data: Path | None, timeout: float) -> AsyncIterator[Minicloud]:
+    if not structlog.is_configured():  # a library keeps quiet on standard output
+        structlog.configure(
+            wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        )
+    site = Site.find(data)
     bus = await Bus.connect(site.endpoint(f"user-{os.getpid()}"), site.minicloud, "user", timeout=timeout)
     try:
-        yield Minicloud(bus)
+        async with _while_welcome(bus, site):
+            yield Minicloud(bus)
     finally:
         await bus.close()
+
+
+@asynccontextmanager
+async def _while_welcome(bus: Bus, site: Site) -> AsyncIterator[None]:
+    """Cancel what is inside when the broker ends the connection for good, and say so."""
+    inside = asyncio.current_task()
+    thrown_out = False
+
+    async def listen() -> None:
+        nonlocal thrown_out
+        await bus.wire.ended.wait()
+        thrown_out = True
+        if inside:
+            inside.cancel()
+
+    listening = asyncio.ensure_future(listen())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if thrown_out and inside and inside.uncancel() == 0:
+            raise Forbidden(
+                f"the broker at {site.broker} ended the connection of user {site.user}",
+                expected="a credential that is not revoked or rotated",
+            ) from None
+        raise
+    finally:
+        listening.cancel()

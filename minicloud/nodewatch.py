@@ -79,9 +79,12 @@ async def _views(cloud: Minicloud, *, everybody: bool) -> AsyncIterator[View]:
             news.clear()
             trouble = ""
             try:
-                rows = await _rows(cloud, everybody=everybody)
+                rows = await _nodes(cloud, everybody=everybody)
+                workloads = await _workloads(cloud)
+                rows = [{**row, "workloads": workloads.get(row["name"], [])} for row in rows]
             except Unavailable as error:
                 trouble = str(error)
+                rows = [{"workloads": [], **row} for row in rows]
             yield View(rows, told, trouble)
             if await _either(news, listening, _EVERY):
                 listening.result()
@@ -106,16 +109,21 @@ async def _listen(cloud: Minicloud, changed: set[str], news: asyncio.Event) -> N
             news.set()
 
 
-async def _rows(cloud: Minicloud, *, everybody: bool) -> list[dict[str, Any]]:
+async def _nodes(cloud: Minicloud, *, everybody: bool) -> list[dict[str, Any]]:
     where = {"state": {"$exists": True}} if everybody else {}
     answer = await cloud.query({"where": where, "sort": [{"name": "asc"}], "fields": _FIELDS})
-    workloads: dict[str, list[str]] = {}
+    return answer.nodes
+
+
+async def _workloads(cloud: Minicloud) -> dict[str, list[str]]:
+    """What runs on each node, as ``deployment/replica state``."""
+    found: dict[str, list[str]] = {}
     for deployment in await cloud.deployments():
         for replica in deployment["replicas"]:
             if replica["state"] not in _OVER:
                 name = f"{deployment['deployment']}/{replica['replica']}"
-                workloads.setdefault(replica["node"], []).append(f"{name} {replica['state']}")
-    return [{**node, "workloads": workloads.get(node["name"], [])} for node in answer.nodes]
+                found.setdefault(replica["node"], []).append(f"{name} {replica['state']}")
+    return found
 
 
 # -- a terminal ----------------------------------------------------------------------------------
@@ -150,7 +158,7 @@ def _caption(view: View, minicloud: str, hidden: int) -> Text:
     parts = [f"{count} {state}" for state, count in sorted(states.items())]
     running = sum(len(row["workloads"]) for row in view.rows)
     text = f"{minicloud} at {datetime.now().astimezone():%H:%M:%S}: {len(view.rows)} nodes"
-    text += f" ({', '.join(parts)}), {running} workloads" if parts else ""
+    text += f" ({', '.join(parts)}), {running} workload{'s' * (running != 1)}" if parts else ""
     text += f"; {hidden} more nodes do not fit here" if hidden else ""
     caption = Text(text, style="bright_black")
     if view.trouble:
@@ -192,7 +200,6 @@ def _print_changes(view: View, before: Mapping[str, dict[str, Any]] | None, outp
     """The nodes as they are; then, a line each, those that changed by more than their metrics' noise."""
     if view.trouble:
         click.echo(view.trouble, err=True)
-        return
     if before is None:
         shown: Sequence[dict[str, Any]] = view.rows
     else:

@@ -157,7 +157,8 @@ class Stack:
             watcher.cancel()
         await self._processes.stop(["fleet", "worker", "agent", "vim", "rid"])
         await asyncio.to_thread(self.broker.stop)
-        (self.data / "stack.json").unlink(missing_ok=True)
+        if self.site is not None:  # else the file may be another's, whose folder this is
+            (self.data / "stack.json").unlink(missing_ok=True)
 
     def processes(self) -> dict[str, int]:
         """The process ids of what runs, by name; ``up`` is ourselves."""

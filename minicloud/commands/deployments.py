@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from minicloud.completion import deployment_argument
 from minicloud.output import command, data_option, output_option, problem_lines, show, show_one, since
 from minicloud.requestfile import read_request
 from minicloud.story import decision_lines, endpoint_lines, status_line
@@ -109,7 +110,7 @@ async def deployments(data: Path | None, output: str) -> None:
 
 
 @click.command(epilog="\b\nExamples:\n  minicloud why hello\n  minicloud why hello -o yaml")
-@click.argument("deployment")
+@deployment_argument
 @data_option
 @output_option
 @command
@@ -141,7 +142,7 @@ Examples:
   minicloud logs hello --replica 1 --tail 20 -o json
 """
 )
-@click.argument("deployment")
+@deployment_argument
 @click.option("--replica", type=click.IntRange(min=0), help="Only this replica.")
 @click.option(
     "--tail", default=100, show_default=True, type=click.IntRange(1, 5000), help="Last lines of each."
@@ -186,7 +187,7 @@ def _said(workload: str, line: str, *, named: bool) -> str:
 
 
 @click.command(epilog="\b\nExamples:\n  minicloud cancel hello\n  minicloud cancel hello --no-wait")
-@click.argument("deployment")
+@deployment_argument
 @click.option("--reason", default="", help="Kept with its last status.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Await that it has ended.")
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait.")

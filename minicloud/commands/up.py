@@ -7,10 +7,11 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any, Final
 
 import click
 
@@ -20,10 +21,11 @@ from minicloud.fleetreport import report
 from minicloud.output import command, data_option, output_option, show_one
 from minicloud.site import data_folder
 from minicloud.stack import Stack, StackSettings, node_name
-from schemas.errors import MinicloudError
+from schemas.errors import MinicloudError, Unavailable
 from schemas.names import token
 
-_PEM = click.Path(path_type=Path, exists=True, dir_okay=False)
+_LONG: Final = 10.0  # seconds until a service that does not answer is worth a word
+_PEM: Final = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 @click.command(
@@ -102,11 +104,18 @@ async def up(
     )
     say = partial(click.echo, err=output != "table")
     stack = Stack(settings, say)
+    begun = time.monotonic()
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    stop = asyncio.ensure_future(stopping.wait())
     try:
         site = await stack.start()
+        answering = asyncio.ensure_future(_answering(settings.data, say))
+        await asyncio.wait([answering, stop], return_when=asyncio.FIRST_COMPLETED)
+        if stopping.is_set():
+            return
+        say(f"ready after {time.monotonic() - begun:.1f} s")
         if output == "table":
             say(f"node {settings.node} of minicloud {site.minicloud}; try: minicloud nodes")
             if site.address:
@@ -119,18 +128,38 @@ async def up(
             show_one({**known, "http": site.http}, output)
         if os.geteuid() != 0:
             say("not root: containers and kernel limits need it; processes and unikernels do not")
-        telling = asyncio.ensure_future(_tell_fleet(stack, say))
-        await stopping.wait()
+        telling = asyncio.ensure_future(_tell_fleet(stack, say, begun))
+        await stop
         telling.cancel()
     finally:
-        say("stopping")
+        if stack.site:
+            say("stopping")
         await stack.stop()
 
 
-async def _tell_fleet(stack: Stack, say: Callable[[str], None]) -> None:
+async def _answering(data: Path, say: Callable[[str], None]) -> None:
+    """Return when commands have somebody to ask; tells once whom it has waited for long."""
+    begun, told = time.monotonic(), False
+    async with connect(data) as cloud:
+        asked: tuple[tuple[str, Callable[[], Awaitable[Any]]], ...] = (
+            ("rid", partial(cloud.query, limit=1)),
+            ("vim", cloud.deployments),
+        )
+        for name, ask in asked:
+            while True:
+                try:
+                    await ask()
+                    break
+                except Unavailable:
+                    if not told and time.monotonic() - begun > _LONG:
+                        told = True
+                        say(f"{name} does not answer yet; {data / 'logs' / name}.log says why")
+                    await asyncio.sleep(0.05)
+
+
+async def _tell_fleet(stack: Stack, say: Callable[[str], None], begun: float) -> None:
     """How many of the simulated nodes can be queried until all of them can, then how the stack fares."""
-    settings = stack.settings
-    begun, told = time.monotonic(), 0
+    settings, told = stack.settings, 0
     while told < settings.fleet:
         with suppress(MinicloudError):
             async with connect(settings.data) as cloud:
@@ -141,7 +170,7 @@ async def _tell_fleet(stack: Stack, say: Callable[[str], None]) -> None:
                         seconds = time.monotonic() - begun
                         say(f"fleet: {told} of {settings.fleet} nodes can be queried after {seconds:.1f} s")
                     await asyncio.sleep(0.1)
-        await asyncio.sleep(0.5)  # rid is not there yet
+        await asyncio.sleep(0.5)  # rid is being started again
     if settings.fleet:
         await report(stack.processes(), settings.fleet, settings.data, say)
 

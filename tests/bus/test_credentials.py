@@ -206,7 +206,7 @@ def test_the_command_says_what_was_wrong_and_what_to_do(tmp_path: Path, words: l
 
 def test_a_mistyped_data_folder_is_not_an_empty_site(tmp_path: Path) -> None:
     ended = run(tmp_path / "typo", "list")
-    assert ended.exit_code == 1
+    assert ended.exit_code == 4
     assert "MINICLOUD_DATA" in ended.output
     assert not (tmp_path / "typo").exists()
 

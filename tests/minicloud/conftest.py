@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from minicloud.cli import main
 from tests.parts.nats_server import NatsServer
 
 NODE = "here"
@@ -65,6 +67,13 @@ def minicloud(*arguments: str, stdin: str = "", cwd: Path | None = None, **more:
         check=False,
     )
     return Said(done.returncode, done.stdout, done.stderr)
+
+
+def typed(*arguments: str, stdin: str = "", **more: str) -> Said:
+    """The same in this process, for mistakes that are found before anything is connected to."""
+    result = CliRunner().invoke(main, list(arguments), input=stdin, env=more, prog_name="minicloud")
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return Said(result.exit_code, result.stdout, result.stderr)
 
 
 class Running:
