@@ -81,6 +81,7 @@ def from_document(document: Mapping[str, Any]) -> tuple[str, Known, Published | 
         pulse=Pulse(**document["pulse"]),
         static=static if document["characterized"] else None,
         worker=None if document["worker"] is None else WorkerStatus.model_validate(document["worker"]),
+        facts={**static, **derived},
         metrics=metrics,
         sampled=document["sampled"],
     )
@@ -93,6 +94,14 @@ def from_document(document: Mapping[str, Any]) -> tuple[str, Known, Published | 
     before = {key: value for key, value in {**static, **metrics, **derived}.items() if key not in absent}
     before.update(_read(document["published"]["other"]))
     return document["_id"], known, Published(document["published"]["revision"], before)
+
+
+def unpublished(document: Mapping[str, Any]) -> list[str]:
+    """The attributes that the change log does not yet say as the document does."""
+    published = document["published"]
+    if published is None:
+        return [_dots(key) for part in ("static", "metrics", "derived") for key in document[part]]
+    return [*map(_dots, published["other"]), *published["absent"]]
 
 
 def _stored(attributes: Mapping[str, Any]) -> Document:
