@@ -1,44 +1,42 @@
-"""The resource index beside SQLite: queries and updates over the same nodes, in one run.
+"""The resource index beside its peers: the same nodes, queries and updates, side by side in one run.
 
-``python -m bench.rid_query [--nodes 100000] [--queries 300]``. Each answer is checked against brute
-force over plain dictionaries before anything is timed.
+``python -m bench.rid_query [--nodes 100000] [--large 1000000] [--queries 300]``. Every engine is checked
+against brute force over plain dictionaries before it is timed, and again after updates. Then rid alone in
+one event loop: queries come at random while 100,000 decoded updates a second flow in.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
 import gc
 import os
 import random
-import sqlite3
+import signal
 import statistics
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
 
+from bench.rid_peers import Columns, Dicts, DuckDb, Mongo, Peer, Polars, Row, Sqlite, frame_of
 from schemas.attributes import Value
-from schemas.predicate import matches
 from schemas.query import Query
 from services.rid.columns import ColumnIndex
+from tests.parts.mongodb import MongoServer, named_server, own_database
+from tests.parts.part import PartMissing
 
 _GIB = 1024**3
 _CITIES = ["Athens", "Pisa", "Graz", "Turku", "Delft", "Porto", "Brno", "Cork"]
-_SQL = {"$gte": ">=", "$lt": "<", "$lte": "<=", "$gt": ">", "$eq": "=", "$ne": "<>"}
-_INDEXED = [
-    "cpu.arch",
-    "cpu.cores",
-    "memory.total",
-    "memory.available",
-    "load.1m",
-    "load.5m",
-    "disk.free",
-    "gpu",
-    "region.city",
-    "state",
-    "cpu.used",
-]
+#: A flow is taken in by so many updates at a time, as they come out of one read of the socket.
+_AT_ONCE = 20
+#: Beyond so many nodes, SQLite and MongoDB take minutes to load and to answer.
+_SMALL = 200_000
 
 
 def metrics(rng: random.Random) -> dict[str, Value]:
@@ -107,131 +105,210 @@ def queries(count: int, rng: random.Random) -> list[Query]:
     return made
 
 
-def brute_force(rows: list[dict[str, Value]], query: Query) -> tuple[list[str], int]:
-    """The names that the answer must have, and how many match."""
-    found = [row for row in rows if matches(query.predicate, row)]
-    found.sort(key=lambda row: (row["load.1m"], row["name"]))
-    return [str(row["name"]) for row in found[: query.limit]], len(found)
+def fleet(count: int) -> Iterator[Row]:
+    """The nodes; the same ones each time."""
+    rng = random.Random(1)
+    return (node(at, rng) for at in range(count))
 
 
-def ask_columns(index: ColumnIndex, query: Query) -> tuple[list[str], int]:
-    """The index, as the service asks it."""
-    found = index.select(query.predicate, order=query.order, limit=query.limit, fields=query.fields)
-    return [row["name"] for row in found.nodes], found.total
+def build(count: int) -> tuple[ColumnIndex, float, float, float]:
+    """The index, seconds to make it, bytes a node, and those of running means on top."""
+    process = psutil.Process(os.getpid())
+    gc.collect()
+    before = process.memory_info().rss
+    index, taken = ColumnIndex(), 0.0
+    for row in fleet(count):
+        begun = time.perf_counter()
+        index.put(str(row["name"]), row)
+        taken += time.perf_counter() - begun
+    gc.collect()
+    bare = process.memory_info().rss
+    for minute in range(16):
+        list(index.sampling(1e9 + 60 * minute))
+    return index, taken, (bare - before) / count, (process.memory_info().rss - bare) / count
 
 
-def to_sql(query: Query) -> tuple[str, list[Any]]:
-    """The same query for SQLite; the total of all matches comes with the rows."""
-    assert isinstance(query.where, dict)
-    parts, values = [], []
-    for name, condition in query.where.items():
-        operators = condition if isinstance(condition, dict) else {"$eq": condition}
-        for operator, value in operators.items():
-            if operator == "$in":
-                parts.append(f'"{name}" in ({",".join("?" * len(value))})')
-                values += value
-            else:
-                parts.append(f'"{name}" {_SQL[operator]} ?')
-                values.append(value)
-    where = " and ".join(parts)
-    columns = 'name, "load.1m", "memory.available"'
-    count = f"(select count(*) from nodes where {where})"
-    order = f'order by "load.1m", name limit {query.limit}'
-    return f"select {columns}, {count} from nodes where {where} {order}", values * 2
-
-
-def sqlite_of(rows: list[dict[str, Value]]) -> sqlite3.Connection:
-    """SQLite in memory, an index on each attribute that is asked for."""
-    database = sqlite3.connect(":memory:")
-    names = list(rows[0])
-    database.execute(
-        "create table nodes (" + ",".join(f'"{name}"' for name in names) + ", primary key (name))"
-    )
-    database.executemany(
-        f"insert into nodes values ({','.join('?' * len(names))})",
-        [tuple(row[n] for n in names) for row in rows],
-    )
-    for name in _INDEXED:
-        database.execute(f'create index "i.{name}" on nodes ("{name}")')
-    database.execute("analyze")
-    return database
-
-
-def timed(work: Callable[[Query], Any], asked: list[Query]) -> tuple[float, float]:
-    """p50 and p99, milliseconds."""
-    taken = []
+def timed(work: Callable[[Query], Any], asked: list[Query], patience: float = 15.0) -> list[float]:
+    """Milliseconds of each query, until patience ends."""
+    taken: list[float] = []
+    until = time.perf_counter() + patience
     for query in asked:
         begun = time.perf_counter()
         work(query)
         taken.append((time.perf_counter() - begun) * 1e3)
-    return statistics.median(taken), statistics.quantiles(taken, n=100)[98]
+        if begun > until and len(taken) >= 10:
+            break
+    return taken
 
 
-def updates_columns(index: ColumnIndex, changes: list[tuple[str, dict[str, Value]]]) -> float:
-    """Updates a second, one node at a time."""
+def percentiles(taken: list[float]) -> tuple[float, float]:
+    """p50 and p99."""
+    return statistics.median(taken), statistics.quantiles(taken, n=100, method="inclusive")[98]
+
+
+def changes_of(count: int, nodes: int, rng: random.Random) -> list[tuple[str, Row]]:
+    """Updates of nine metrics each; of a thousand in a row each is of another node."""
+    made: list[tuple[str, Row]] = []
+    while len(made) < count:
+        several = min(1000, nodes, count - len(made))
+        made += [(f"node-{at:07}", metrics(rng)) for at in rng.sample(range(nodes), several)]
+    return made
+
+
+def updating(peer: Peer, changes: list[tuple[str, Row]], patience: float = 8.0) -> tuple[float, int]:
+    """Updates a second, and how many of ``changes`` were made."""
     begun = time.perf_counter()
-    for name, values in changes:
-        index.update(name, values)
-    return len(changes) / (time.perf_counter() - begun)
+    done = 0
+    while done < len(changes) and time.perf_counter() - begun < patience:
+        peer.update(changes[done : done + 1000])
+        done += len(changes[done : done + 1000])
+    return done / (time.perf_counter() - begun), done
 
 
-def updates_sqlite(database: sqlite3.Connection, changes: list[tuple[str, dict[str, Value]]]) -> float:
-    """Updates a second, one node at a time in one transaction."""
-    sets = ",".join(f'"{name}"=?' for name in changes[0][1])
-    begun = time.perf_counter()
-    for name, values in changes:
-        database.execute(f"update nodes set {sets} where name=?", (*values.values(), name))
-    database.commit()
-    return len(changes) / (time.perf_counter() - begun)
+async def in_one_loop(
+    peer: Columns, asked: list[Query], changes: list[tuple[str, Row]], updates: float, rate: float
+) -> tuple[dict[str, list[float]], float]:
+    """Milliseconds of each query, told in three ways, and the updates a second meanwhile."""
+    loop, rng = asyncio.get_running_loop(), random.Random(3)
+    done, stop = 0, False
+    begun = loop.time()
+
+    async def flow() -> None:
+        nonlocal done
+        while not stop:
+            due = int((loop.time() - begun) * updates)
+            while done < due and not stop:
+                at = done % (len(changes) - _AT_ONCE)
+                peer.update(changes[at : at + _AT_ONCE])
+                done += _AT_ONCE
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+    flowing = asyncio.create_task(flow())
+    taken: dict[str, list[float]] = {"its CPU time": [], "a query by itself": [], "from when it was due": []}
+    due = loop.time()
+    for query in asked:
+        due = max(due + rng.expovariate(rate), loop.time() - 0.002)
+        while loop.time() < due:
+            await asyncio.sleep(0)
+        started, worked = loop.time(), time.thread_time()
+        peer.ask(query)
+        ended, done_working = loop.time(), time.thread_time()
+        moments = (done_working - worked, ended - started, ended - due)
+        for several, moment in zip(taken.values(), moments, strict=True):
+            several.append(moment * 1e3)
+        await asyncio.sleep(0)
+    stop = True
+    await flowing
+    return taken, done / (loop.time() - begun)
+
+
+@contextlib.contextmanager
+def mongo_peer(rows: list[Row]) -> Iterator[Mongo | None]:
+    """A peer on the server that can be had, or None where none can."""
+    with contextlib.ExitStack() as stack:
+        url, name = named_server(), "MongoDB"
+        if url is None:
+            name = "mongo-java-server"
+            try:
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                url = stack.enter_context(MongoServer().start(folder / "data", heap="2g")).url
+            except PartMissing as missing:
+                print(f"no MongoDB beside it: {missing}")
+        if url is None:
+            yield None
+            return
+        database = stack.enter_context(own_database(url))
+        yield Mongo(database["nodes"], rows, name)
+
+
+def checked(peer: Peer, truth: Dicts, asked: list[Query], when: str) -> None:
+    """Compare with brute force; a wrong answer ends the benchmark."""
+    for query in asked:
+        found, expected = peer.ask(query), truth.ask(query)
+        assert found == expected, f"{peer.name} {when}: {query.where}: {found[1]} instead of {expected[1]}"
+
+
+def one_size(count: int, asked: list[Query], updates: int, checks: int) -> tuple[Columns, Dicts]:
+    """Build all engines that are fit for so many nodes, check, time and print them."""
+    index, loading, bytes_a_node, bytes_of_means = build(count)
+    rows = list(fleet(count))
+    ours, truth = Columns(index), Dicts(rows)
+    changes = changes_of(updates, count, random.Random(2))
+    print(f"\n{count:,} nodes x {len(rows[0])} attributes")
+    print(
+        f"{'engine':<20}{'query p50 ms':>13}{'p99 ms':>10}{'p50 ratio':>11}{'updates/s':>12}  {'given':<10}"
+    )
+    with contextlib.ExitStack() as stack:
+        peers: list[Peer] = [ours, truth]
+        frame = frame_of(rows)
+        peers += [Polars(frame), DuckDb(frame)]
+        if count <= _SMALL:
+            peers.append(Sqlite(rows))
+        if count <= _SMALL and (mongo := stack.enter_context(mongo_peer(rows))):
+            peers.append(mongo)
+        gc.collect()
+        gc.freeze()
+        best = 0.0
+        # The truth itself is changed last: until then it says what each peer started from.
+        for peer in [*(peer for peer in peers if peer is not truth), truth]:
+            few = asked[: checks if peer.quick else 4]
+            checked(peer, truth, few, "as loaded")
+            p50, p99 = percentiles(timed(peer.ask, asked * 5 if peer is ours else asked))
+            best = best or p50
+            rate, done = updating(peer, changes)
+            if peer is not truth:
+                state = Dicts({**row} for row in rows)
+                state.update(changes[:done])
+                checked(peer, state, few, "after updates")
+                del state
+            given = "one by one" if peer.together == 1 else f"by {peer.together}"
+            print(
+                f"{peer.name:<20}{p50:>13.3f}{p99:>10.3f}{p50 / best:>10.1f}x{rate:>12,.0f}  {given}",
+                flush=True,
+            )
+    print("every engine equals brute force, as loaded and after updates of nine metrics each")
+    print(
+        f"rid: loaded in {loading:.1f} s; {bytes_a_node:.0f} B a node, "
+        f"and {bytes_of_means:.0f} B for running means of nine metrics"
+    )
+    return ours, truth
+
+
+def flowing(ours: Columns, asked: list[Query], count: int, updates: float, rate: float) -> None:
+    """Queries while updates flow in, in one loop; checked after it."""
+    changes = changes_of(50_000, count, random.Random(4))
+    told, reached = asyncio.run(in_one_loop(ours, asked, changes, updates, rate))
+    rows = [ours.index.get(f"node-{at:07}") or {} for at in range(count)] if count <= 200_000 else []
+    if rows:
+        checked(ours, Dicts(rows), asked[:10], "after the flow")
+    print(f"\nin one loop with {reached:,.0f} updates/s of nine metrics each, {rate:,.0f} queries/s wanted:")
+    for what, taken in told.items():
+        p50, p99 = percentiles(taken)
+        print(
+            f"{what:<24} p50 {p50:.3f} ms, p99 {p99:.3f} ms, p99.9 {sorted(taken)[int(len(taken) * 0.999)]:.3f} ms"
+        )
 
 
 def main() -> None:
-    """Run all and print a table."""
+    """Run all and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--nodes", type=int, default=100_000)
+    parser.add_argument("--large", type=int, default=1_000_000, help="another fleet; 0 for none")
     parser.add_argument("--queries", type=int, default=300)
     parser.add_argument("--updates", type=int, default=100_000)
+    parser.add_argument("--flow", type=float, default=100_000, help="updates a second in the loop")
+    parser.add_argument("--rate", type=float, default=1000, help="queries a second in the loop")
     options = parser.parse_args()
-    rng = random.Random(1)
-    rows = [node(at, rng) for at in range(options.nodes)]
-    process = psutil.Process(os.getpid())
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is stopped
+    asked = queries(options.queries, random.Random(7))
+    ours, _ = one_size(options.nodes, asked, options.updates, checks=25)
+    flowing(ours, asked * 20, options.nodes, options.flow, options.rate)
+    del ours
+    gc.unfreeze()
     gc.collect()
-    before = process.memory_info().rss
-    begun = time.perf_counter()
-    index = ColumnIndex()
-    for row in rows:
-        index.put(str(row["name"]), row)
-    loading = time.perf_counter() - begun
-    bytes_a_node = (process.memory_info().rss - before) / options.nodes
-    database = sqlite_of(rows)
-    asked = queries(options.queries, rng)
-    gc.freeze()
-    for query in asked[:25]:
-        expected = brute_force(rows, query)
-        assert ask_columns(index, query) == expected, query.where
-        text, values = to_sql(query)
-        assert [row[0] for row in database.execute(text, values)] == expected[0], query.where
-    columns = timed(lambda query: ask_columns(index, query), asked * 5)
-    sql = timed(lambda query: database.execute(*to_sql(query)).fetchall(), asked[:60])
-    changes = [
-        (f"node-{rng.randrange(options.nodes):07}", metrics(rng)) for _ in range(min(options.updates, 20_000))
-    ] * max(1, options.updates // 20_000)
-    column_updates, sql_updates = updates_columns(index, changes), updates_sqlite(database, changes[:20_000])
-    state = {str(row["name"]): row for row in rows}
-    for name, values in changes:
-        state[name].update(values)
-    for query in asked[:10]:
-        assert ask_columns(index, query) == brute_force(rows, query), query.where
-    print(
-        f"{options.nodes} nodes x {len(rows[0])} attributes; "
-        "answers equal brute force before and after updates"
-    )
-    print(f"{'engine':<16}{'query p50 ms':>14}{'p99 ms':>10}{'updates/s (9 metrics each)':>30}")
-    print(f"{'rid columns':<16}{columns[0]:>14.3f}{columns[1]:>10.3f}{column_updates:>30,.0f}")
-    print(f"{'SQLite (memory)':<16}{sql[0]:>14.3f}{sql[1]:>10.3f}{sql_updates:>30,.0f}")
-    print(
-        f"loaded in {loading:.2f} s, {bytes_a_node:.0f} B a node (values shared with the caller not counted)"
-    )
+    if options.large:
+        one_size(options.large, asked, options.updates, checks=3)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Final, TypeGuard
 
 from schemas.attributes import ATTRIBUTES, FAMILIES, MEANS, NAME, Value
@@ -96,6 +97,7 @@ def measured(values: Mapping[str, float]) -> dict[str, Value]:
     }
 
 
+@lru_cache(maxsize=8192)
 def may_be_metric(name: str) -> bool:
     """Whether a sample may carry this name."""
     known = ATTRIBUTES.get(name)

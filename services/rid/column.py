@@ -176,7 +176,11 @@ class Codes:
 
     def values(self, rows: npt.NDArray[np.intp]) -> list[Any]:
         """The values of some rows, None for absent ones."""
-        return [None if code == _ABSENT else self._value(code) for code in self._codes[rows].tolist()]
+        codes = self._codes[rows].tolist()
+        if self._kind == "set":
+            return [None if code == _ABSENT else self._value(code) for code in codes]
+        table = self._table
+        return [None if code == _ABSENT else table[code] for code in codes]
 
     def test(self, condition: Condition, rows: Rows) -> Mask:
         """Which of ``rows`` match a condition."""

@@ -12,14 +12,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from schemas.attributes import ATTRIBUTES, Value, kind_of
+from schemas.attributes import Value, kind_of
 from schemas.predicate import Predicate
 from services.rid.column import Column, column
 from services.rid.index import ALIVE, Selection
 from services.rid.means import Means
 from services.rid.order import NameOrder
 from services.rid.plan import least, scan
-from services.rid.vocabulary import MOST, Vocabulary
+from services.rid.vocabulary import MOST, Vocabulary, foreseen
 
 _FIRST_CAPACITY: Final = 1024
 
@@ -201,5 +201,5 @@ class ColumnIndex:
         self._vacated = False
         for name in [name for name, held in self._columns.items() if not held.count()]:
             del self._columns[name]
-            if name not in ATTRIBUTES:
+            if not foreseen(name):
                 self._vocabulary.release(name)

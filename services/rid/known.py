@@ -8,9 +8,9 @@ takes in the events since knows what he would know had he never stopped. Attribu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 from schemas.attributes import Value
 from schemas.workload import DesiredWorkload, WorkerStatus
@@ -18,6 +18,7 @@ from services.rid.liveness import Pulse
 from services.rid.watch import Published
 
 Document = dict[str, Any]
+_PULSE: Final = tuple(one.name for one in fields(Pulse))
 
 
 @dataclass(slots=True)
@@ -56,7 +57,7 @@ def to_document(name: str, known: Known, published: Published) -> Document:
         "metrics": _stored(known.metrics),
         "derived": _stored(derived),
         "sampled": known.sampled,
-        "pulse": asdict(known.pulse),
+        "pulse": {name: getattr(known.pulse, name) for name in _PULSE},
         "worker": known.worker.model_dump(mode="json") if known.worker else None,
         "desired": [workload.model_dump(mode="json") for workload in known.desired.values()],
         # Of the last event in the change log only what is otherwise now.
@@ -81,6 +82,7 @@ def from_document(document: Mapping[str, Any]) -> tuple[str, Known, Published | 
         pulse=Pulse(**document["pulse"]),
         static=static if document["characterized"] else None,
         worker=None if document["worker"] is None else WorkerStatus.model_validate(document["worker"]),
+        facts={**static, **derived},
         metrics=metrics,
         sampled=document["sampled"],
     )
@@ -93,6 +95,14 @@ def from_document(document: Mapping[str, Any]) -> tuple[str, Known, Published | 
     before = {key: value for key, value in {**static, **metrics, **derived}.items() if key not in absent}
     before.update(_read(document["published"]["other"]))
     return document["_id"], known, Published(document["published"]["revision"], before)
+
+
+def unpublished(document: Mapping[str, Any]) -> list[str]:
+    """The attributes that the change log does not yet say as the document does."""
+    published = document["published"]
+    if published is None:
+        return [_dots(key) for part in ("static", "metrics", "derived") for key in document[part]]
+    return [*map(_dots, published["other"]), *published["absent"]]
 
 
 def _stored(attributes: Mapping[str, Any]) -> Document:

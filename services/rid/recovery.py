@@ -15,8 +15,9 @@ import structlog
 from bus.frame import Frame
 from bus.streams import Stream
 from schemas.event import EventData
+from schemas.flatten import may_be_metric
 from services.rid.ingest import Ingest
-from services.rid.known import Document, from_document, to_document
+from services.rid.known import Document, from_document, to_document, unpublished
 from services.rid.settings import RidSettings
 from services.rid.store import LAZY, Positions, Store
 from services.rid.watch import ChangeLog
@@ -131,6 +132,9 @@ class Recovery:
         node, known, published = from_document(document)
         if published is not None:
             self._changes.restore(node, published)
+        # Only what the log lacks is looked at again: a restart is no news of a whole fleet.
+        if lacking := unpublished(document):
+            self._changes.note(node, urgent=not all(map(may_be_metric, lacking)))
         self._ingest.restore(node, known)
 
     def _look(self, node: str) -> dict[str, Any] | None:

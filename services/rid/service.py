@@ -95,15 +95,19 @@ class Rid:
         """Read the levels back, then answer until asked to stop."""
         s = self._bus.subjects
         self._frame.routes += routes(self.answers, lambda: self._whole)
-        await self.recovery.load()
-        # The log first: what was published decides how a silent node is judged from the start.
-        await self._follow({s.resource(): ResourceChange})
-        await asyncio.gather(
-            self._follow({s.characterization(): Characterization}),
-            self._follow({s.presence(): Presence, s.worker(): WorkerStatus}),
-            self._follow({s.desired(): DesiredWorkload}),
-            self._follow({s.metrics(): Measurement}),
-        )
+        gc.disable()  # what is read back stays: looking through it again and again would double the time
+        try:
+            await self.recovery.load()
+            # The log first: what was published decides how a silent node is judged from the start.
+            await self._follow({s.resource(): ResourceChange})
+            await asyncio.gather(
+                self._follow({s.characterization(): Characterization}),
+                self._follow({s.presence(): Presence, s.worker(): WorkerStatus}),
+                self._follow({s.desired(): DesiredWorkload}),
+                self._follow({s.metrics(): Measurement}),
+            )
+        finally:
+            gc.enable()
         if self._frame.stopping.is_set():
             return  # told to stop, or a watch failed: the index is not whole
         self.recovery.adopt()

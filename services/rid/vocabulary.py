@@ -14,6 +14,11 @@ log = structlog.get_logger("rid")
 MOST: Final = 512
 
 
+def foreseen(name: str) -> bool:
+    """Whether an attribute is always held: those that are declared, and our own, which no node can name."""
+    return name in ATTRIBUTES or name.startswith("@")
+
+
 class Vocabulary:
     """The bound on attributes beyond those that are foreseen.
 
@@ -32,12 +37,12 @@ class Vocabulary:
 
     def has_room(self, name: str) -> bool:
         """Whether a value under this name could be kept."""
-        return name in ATTRIBUTES or name in self._admitted or len(self._admitted) < self._most
+        return foreseen(name) or name in self._admitted or len(self._admitted) < self._most
 
     def admits(self, name: str) -> bool:
         """Whether a value under this name may be kept; warned once a name, counted each time."""
         if self.has_room(name):
-            if name not in ATTRIBUTES:
+            if not foreseen(name):
                 self._admitted.add(name)
             return True
         self.refused += 1

@@ -101,7 +101,9 @@ class ChangeLog:
         self.revision = max(self.revision, published.revision)
 
     def begin_anew(self) -> None:
-        """The log is another one: what was published before is not in it."""
+        """The log is another one: what was published before is not in it, so all is news."""
+        for node in self._published:
+            self._urgent[node] = None
         self._published.clear()
         self.revision = 0
 

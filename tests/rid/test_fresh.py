@@ -107,3 +107,13 @@ def test_a_slow_agent_is_judged_by_its_own_pace(site: Site) -> None:
 def test_the_thresholds_are_settings() -> None:
     settings = RidSettings.load({"MINICLOUD_STALE_AFTER": "3", "MINICLOUD_LOST_AFTER": "9"})
     assert (settings.stale_after, settings.lost_after) == (3, 9)
+
+
+@pytest.mark.parametrize("index", [RowIndex(most=2), ColumnIndex(most=2)])
+def test_a_node_with_more_labels_than_there_is_room_for_still_has_an_age(index: Index) -> None:
+    site = Site(index, Thresholds())
+    many = nodes.characterization("a", labels={f"l{at}": "x" for at in range(10)})
+    site.ingest.take(event(many, "/home/test"), live=True)
+    site.wait(3)
+    assert site.ask("age<4")["a"]["age"] == 3
+    assert index.refused

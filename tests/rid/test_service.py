@@ -272,6 +272,34 @@ async def _written(rid: Rid, **wanted: dict[str, Any]) -> int:
     return rid.changes.revision
 
 
+async def test_what_nobody_foresaw_is_asked_for_at_once_and_what_is_foreseen_has_means(site: Site) -> None:
+    async with site.rid(means_every=0.02, most_attributes=5) as (rid, _):
+        await site.say(
+            nodes.characterization("a", site.mc, labels={"zone": "kitchen"}),
+            nodes.characterization("b", site.mc),
+        )
+        await site.say(
+            nodes.measurement("a", load_1m=0.5, queue_depth=3), nodes.measurement("b", load_1m=1.5)
+        )
+        await until(lambda: "queue.depth" in (rid.index.get("a") or {}), "an unforeseen metric")
+        assert await site.names("queue.depth>=3") == ["a"]
+        assert await site.names({"queue.depth": {"$ne": 7}}) == ["a"], "absence never matches"
+        assert await site.names({"$not": {"queue.depth": 7}}) == ["a"]
+        assert await site.names({"matchLabels": {"zone": "kitchen"}}) == ["a", "b"]
+        with pytest.raises(InvalidQuery, match=r"queue\.depht") as caught:
+            await site.ask("queue.depht>1")
+        assert caught.value.expected == "queue.depth"
+        await site.say(nodes.measurement("a", one_too_many=1, queue_depth=3))
+        await until(lambda: rid.index.refused, "beyond the bound it is refused")
+        await site.until_asked(
+            lambda answer: [node["name"] for node in answer["nodes"]] == ["a", "b"],
+            "means",
+            where="load.1m.mean.5m<2",
+            sort=[{"load.1m.mean.5m": "asc"}],
+        )
+        assert "load.1m.mean.5m" not in (rid.changes.last("a").attributes or {})
+
+
 async def test_two_rids_answer_both_and_one_writes(site: Site) -> None:
     async with site.rid(instance="one") as (one, _), site.rid(instance="two") as (two, _):
         await until(lambda: one.publishing or two.publishing, "one writes")

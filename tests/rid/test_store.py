@@ -250,8 +250,12 @@ async def test_a_store_with_a_document_that_cannot_be_read_costs_a_replay_and_no
 ) -> None:
     async with place.rid(**_quick(mongodb)) as (rid, _):
         await place.say(nodes.characterization("a", place.mc), nodes.characterization("b", place.mc))
-        await until(lambda: len(rid.index) == 2, "both")
+        await until(lambda: _said(rid, "a") and _said(rid, "b"), "both are in the log")
         await _written(place, kept)
+    async with place.rid(**_quick(mongodb)) as (rid, _):
+        assert rid.recovery.store
+        assert not rid.recovery.store.pending, "what was read back is not written again"
+        assert not rid.changes.pending
     kept["nodes"].update_one({"_id": "a"}, {"$set": {"pulse": {"nonsense": 1}}})
     async with place.rid(**_quick(mongodb)) as (rid, _):
         assert len(rid.index) == 2
