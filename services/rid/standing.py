@@ -305,10 +305,15 @@ class Standing:
             self._dirty.clear()
             self._sifting, settled = True, self.settled
             busy, begun = 0.0, time.perf_counter()
-            for _ in self.sieve.sift():
-                busy += time.perf_counter() - begun
-                await asyncio.sleep(0)
-                begun = time.perf_counter()
+            steps = self.sieve.sift()
+            try:
+                for _ in steps:
+                    busy += time.perf_counter() - begun
+                    await asyncio.sleep(0)
+                    begun = time.perf_counter()
+            finally:
+                for _ in steps:  # cut short: what was written before is not forgotten
+                    pass
             self._sifting = False
             self._sifted(settled)
             await asyncio.sleep(min(_LONGEST_PAUSE, max(_PAUSE, _REST * busy)))
