@@ -55,7 +55,7 @@ class Answers:
         begun = time.perf_counter()
         query = parse_query(document, self._index.names())
         now = self._clock()
-        predicate = self._whole(query)
+        predicate = self.whole(query)
         ours = {"*", self._minicloud} & set(query.scope.miniclouds)
         found = self._index.select(
             rewritten(predicate, now) if ours else _NOTHING,
@@ -110,7 +110,8 @@ class Answers:
                 )
         return listed
 
-    def _whole(self, query: Query) -> Predicate:
+    def whole(self, query: Query) -> Predicate:
+        """Its predicate, with what goes without saying: fresh enough, and not lost unless it asks for that."""
         parts = [query.predicate]
         if query.scope.max_age is not None:
             parts.append(Condition("age", "number", "lte", query.scope.max_age))

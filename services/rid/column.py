@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from copy import copy
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -49,6 +50,9 @@ class Column(Protocol):
 
     def count(self) -> int:
         """How many rows have a value."""
+
+    def taken(self, rows: npt.NDArray[np.intp]) -> Column:
+        """A copy of some rows, for many tests of the same ones."""
 
 
 class Numbers:
@@ -123,6 +127,12 @@ class Numbers:
     def count(self) -> int:
         """How many rows have a value."""
         return int(np.count_nonzero(~np.isnan(self._values)))
+
+    def taken(self, rows: npt.NDArray[np.intp]) -> Numbers:
+        """A copy of some rows, for many tests of the same ones."""
+        made = copy(self)
+        made._values = self._values[rows]  # noqa: SLF001 - our own kind
+        return made
 
 
 _COMPARE: Final[dict[str, Callable[[Any, Any], Any]]] = {
@@ -206,6 +216,12 @@ class Codes:
     def count(self) -> int:
         """How many rows have a value."""
         return sum(self._uses)
+
+    def taken(self, rows: npt.NDArray[np.intp]) -> Codes:
+        """A copy of some rows, for many tests of the same ones; the values are shared."""
+        made = copy(self)
+        made._codes = self._codes[rows]  # noqa: SLF001 - our own kind
+        return made
 
     def _among(self, codes: npt.NDArray[Any], wanted: tuple[Any, ...], *, negated: bool) -> Mask:
         matching: set[int] = set()

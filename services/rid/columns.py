@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from schemas.attributes import Value, kind_of
 from schemas.predicate import Predicate
-from services.rid.column import Column, column
+from services.rid.column import Column, Mask, column
 from services.rid.index import ALIVE, Selection
 from services.rid.means import Means
 from services.rid.order import NameOrder
@@ -132,6 +132,47 @@ class ColumnIndex:
         """Every attribute that some node has, with how many nodes have it."""
         counts = {name: held.count() for name, held in self._columns.items()}
         return {name: count for name, count in counts.items() if count}
+
+    # -- rows, for the sieve of standing queries -------------------------------------------------
+
+    @property
+    def capacity(self) -> int:
+        """How many rows there is room for."""
+        return self._capacity
+
+    @property
+    def used(self) -> int:
+        """How many rows are or were in use, from the first on."""
+        return self._used
+
+    def row_of(self, node: str) -> int | None:
+        """The row of a node."""
+        return self._row_of.get(node)
+
+    def rows_of(self, nodes: Iterable[str]) -> npt.NDArray[np.intp]:
+        """The rows of those nodes that it holds."""
+        found = [row for row in map(self._row_of.get, nodes) if row is not None]
+        return np.fromiter(found, np.intp, len(found))
+
+    def names_of(self, rows: npt.NDArray[np.intp]) -> list[str]:
+        """The nodes in these rows; rows without one are left out."""
+        held = self._columns.get("name")
+        return [name for name in held.values(rows) if name is not None] if held is not None else []
+
+    def held(self, name: str) -> Column | None:
+        """The column of an attribute; None where no node has it."""
+        return self._columns.get(name)
+
+    @property
+    def live(self) -> Mask:
+        """Which rows hold a node."""
+        return self._live
+
+    def matching(self, predicate: Predicate) -> npt.NDArray[np.intp]:
+        """The rows that match, ascending."""
+        return scan(predicate, self._columns, self._live[: self._used])
+
+    # --------------------------------------------------------------------------------------------
 
     def _arrange(
         self, rows: npt.NDArray[np.intp], order: Sequence[tuple[str, bool]], limit: int | None
