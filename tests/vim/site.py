@@ -10,6 +10,7 @@ import secrets
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,10 @@ class Stack:
         self.credentials = Credentials(broker.data, mc)
         self.processes: list[PartProcess] = []
         self.service = self.credentials.add("service", f"tests-{mc}")
+
+    @property
+    def mqtt_port(self) -> int:
+        return int(self.broker.mqtt_url.rsplit(":", 1)[1])
 
     def environment(self, credential: Credential, **more: str) -> dict[str, str]:
         return {
@@ -218,7 +223,7 @@ class Site:
         facts = [
             status.model_dump_json(exclude={"sequence", "previous", "observed_at"}) for status in statuses
         ]
-        assert all(one != other for one, other in zip(facts, facts[1:], strict=False)), facts
+        assert all(one != other for one, other in pairwise(facts)), facts
 
     async def looks(self, count: int) -> None:
         """Return after vim has begun to look at everything so many times more, by its own metric."""
