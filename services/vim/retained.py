@@ -42,7 +42,8 @@ class Retained:
                 what is stored with what should be.
         """
         whole = self._bus.event(data, about)
-        stored = self._awaited[whole.id] = asyncio.get_running_loop().create_future()
+        stored: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._awaited[whole.id] = stored
         try:
             async with asyncio.timeout(timeout):
                 await self._mqtt.publish(subject, whole, retain=True, timeout=timeout)

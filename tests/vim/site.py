@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import re
@@ -10,7 +11,6 @@ import secrets
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -220,10 +220,15 @@ class Site:
         statuses = self.statuses(deployment)
         numbers = [status.sequence for status in statuses]
         assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), numbers
+        self.check_facts(deployment)
+
+    def check_facts(self, deployment: str) -> None:
+        """No status says what the one before said."""
+        statuses = self.statuses(deployment)
         facts = [
             status.model_dump_json(exclude={"sequence", "previous", "observed_at"}) for status in statuses
         ]
-        assert all(one != other for one, other in pairwise(facts)), facts
+        assert all(one != other for one, other in itertools.pairwise(facts)), facts
 
     async def looks(self, count: int) -> None:
         """Return after vim has begun to look at everything so many times more, by its own metric."""
