@@ -19,7 +19,6 @@ from pydantic import Field
 from bus.bus import Bus
 from bus.frame import Frame
 from bus.mqtt import MqttBus
-from bus.retained import publish_retained
 from bus.settings import Settings
 from bus.streams import stream_of
 from bus.watch import WatchItem
@@ -33,6 +32,7 @@ from services.vim.agenda import Agenda
 from services.vim.driver import HostDriver
 from services.vim.recall import recall
 from services.vim.reconcile import Reconciler
+from services.vim.retained import Retained
 from services.vim.state import Life, State
 
 log = structlog.get_logger("vim")
@@ -58,7 +58,7 @@ class Vim:
         self.bus = bus
         self.state = State()
         self.agenda = Agenda()
-        self._mqtt = mqtt
+        self._retained = Retained(bus, mqtt)
         self._failures: dict[str, int] = {}
         self.reconciler = Reconciler(
             bus, self.state, HostDriver(bus), self._tell, acting, self._look_at_waiting
@@ -116,6 +116,8 @@ class Vim:
                         self._all_synced.set()
                 elif item.subject and await self._may_be_named(item):
                     concerned = take(item)
+                    if item.event is not None:
+                        self._retained.heard(item.event.id, item.revision)
                     begun = begun or self._all_synced.is_set()
                     if begun:
                         for deployment in concerned:
@@ -186,7 +188,7 @@ class Vim:
     async def _tell(self, status: DeploymentStatus) -> int:
         log.info("status", deployment=status.deployment, state=status.state, reason=status.reason)
         subject = self.bus.subjects.status(status.deployment)
-        return await publish_retained(self.bus, self._mqtt, subject, status, about=status.deployment)
+        return await self._retained.publish(subject, status, about=status.deployment)
 
     async def _list(self, asked: ListDeployments) -> dict[str, Any]:
         """Deployments by name, as many as one message holds; ``next`` says after which to go on."""

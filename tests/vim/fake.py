@@ -39,7 +39,7 @@ class FakeNodes:
         behave: what a worker says when told to run something; an empty list is silence.
         starts: how often each (node, workload, generation) was begun.
         running: what runs now, by (node, workload).
-        most_at_once: the most of each deployment's replica that ever ran at once.
+        most_at_once: the most of each replica that was ever begun beside itself on nodes that are heard.
         away: nodes that are cut off.
     """
 
@@ -132,7 +132,7 @@ class FakeNodes:
             self.starts[level.node, level.workload, level.generation] += 1
             if steps[-1][0] in ("running", "degraded"):
                 self.running[key] = level
-                count = sum(workload == level.workload for _, workload in self.running)
+                count = sum(w == level.workload and n not in self.away for n, w in self.running)
                 self.most_at_once[level.workload] = max(self.most_at_once[level.workload], count)
             self._spawn(self._say(level, steps))
         else:

@@ -42,6 +42,10 @@ class Stack:
         self.processes: list[PartProcess] = []
         self.service = self.credentials.add("service", f"tests-{mc}")
 
+    @property
+    def mqtt_port(self) -> int:
+        return int(self.broker.mqtt_url.rsplit(":", 1)[1])
+
     def environment(self, credential: Credential, **more: str) -> dict[str, str]:
         return {
             **os.environ,
@@ -216,6 +220,11 @@ class Site:
         statuses = self.statuses(deployment)
         numbers = [status.sequence for status in statuses]
         assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), numbers
+        self.check_facts(deployment)
+
+    def check_facts(self, deployment: str) -> None:
+        """No status says what the one before said."""
+        statuses = self.statuses(deployment)
         facts = [
             status.model_dump_json(exclude={"sequence", "previous", "observed_at"}) for status in statuses
         ]
