@@ -13,7 +13,6 @@ from tests.rid import nodes
 from tests.vim.conftest import serving
 from tests.vim.site import GIB, Site
 
-
 #: Ten thousand work, too, and take most of a minute to join.
 MANY = 3_000
 
