@@ -47,12 +47,13 @@ class JetStream:
         self._window = asyncio.Semaphore(_WINDOW)
         self._resender: asyncio.Task[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None
+        self._back: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def start(self) -> None:
         """Listen for acknowledgements."""
         self._inbox = self.wire.inbox()
         await self.wire.subscribe(f"{self._inbox}.*", self._on_ack)
-        self.wire.on_reconnect(self._resend)
+        self.wire.on_reconnect(self._on_reconnect)
 
     async def stop(self) -> None:
         """Fail what is still unacknowledged."""
@@ -118,7 +119,7 @@ class JetStream:
     async def api(
         self, verb: str, body: dict[str, Any] | None = None, timeout: float = 5.0
     ) -> dict[str, Any]:
-        """One call of JetStream's JSON API; waits out a broker that is just starting.
+        """One call of JetStream's JSON API; every one of them may be repeated, and is after a reconnect.
 
         Raises:
             NotFound: no such stream, consumer or message.
@@ -126,7 +127,7 @@ class JetStream:
             Unavailable: JetStream does not answer.
         """
         payload = json.dumps(body).encode() if body else b""
-        answer = json.loads((await self.wire.request(f"{API}.{verb}", payload, timeout)).data)
+        answer = json.loads((await self._ask(f"{API}.{verb}", payload, timeout)).data)
         if "error" in answer:
             raise _error(answer["error"], verb)
         return answer  # type: ignore[no-any-return]
@@ -142,11 +143,26 @@ class JetStream:
 
     async def last(self, stream: str, subject: str) -> tuple[int, bytes] | None:
         """The last message of a subject with its revision, or None."""
-        answer = await self.wire.request(f"{API}.DIRECT.GET.{stream}.{subject}", b"", 5.0)
+        answer = await self._ask(f"{API}.DIRECT.GET.{stream}.{subject}", b"", 5.0)
         headers = answer.headers or {}
         if headers.get("Status") == "404":
             return None
         return int(headers["Nats-Sequence"]), answer.data
+
+    async def _ask(self, subject: str, payload: bytes, timeout: float) -> Message:
+        """One answer; a request that was on its way when the connection broke is asked again."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout
+        while True:
+            left = max(0.01, until - loop.time())
+            asking = asyncio.ensure_future(self.wire.request(subject, payload, left))
+            either: set[asyncio.Future[Any]] = {asking, self._back}
+            try:
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+                if asking.done():
+                    return asking.result()
+            finally:
+                asking.cancel()
 
     async def _on_ack(self, message: Message) -> None:
         flight = self._flights.get(message.subject)
@@ -179,6 +195,11 @@ class JetStream:
         left = [flight.until for flight in waiting if flight.until > now]
         if left:
             self._set_alarm(min(left))
+
+    async def _on_reconnect(self) -> None:
+        back, self._back = self._back, asyncio.get_running_loop().create_future()
+        back.set_result(None)
+        await self._resend()
 
     async def _resend(self) -> None:
         for key, flight in list(self._flights.items()):

@@ -296,3 +296,16 @@ async def test_what_nobody_stores_fails_after_its_own_time_and_the_rest_waits_on
     assert not patient.done()
     own_broker.start()
     assert await asyncio.wait_for(patient, 30) > 0
+
+
+async def test_a_question_that_was_lost_with_the_connection_is_asked_again(
+    own_broker: Broker, own_bus: Bus
+) -> None:
+    own_broker.kill()
+    own_broker.start()  # and our side has not noticed yet: what it sends goes nowhere
+    async with asyncio.timeout(30):
+        assert await own_bus.jetstream.last("home_presence", own_bus.subjects.presence("a")) is None
+    own_broker.kill()
+    own_broker.start()
+    async with asyncio.timeout(30), own_bus.watch({own_bus.subjects.presence(): Presence}) as items:
+        assert (await anext(items)).kind == "SYNC"
