@@ -104,7 +104,7 @@ class Reconciler:
 
     async def _accept(self, life: Life, request: DeploymentRequest, digest: str) -> None:
         """Check, place and decide, or refuse. The request may be overtaken by another meanwhile."""
-        generation = (life.decision.generation if life.decision else 0) + 1
+        generation = _next(life)
         try:
             self._check(life, request)
             enforced = await self._enforced(life, request, generation)
@@ -208,22 +208,31 @@ class Reconciler:
         self._decider.reserve(life)
 
     async def _without_request(self, life: Life) -> None:
-        """A cancellation of nothing; or what nobody asked for, yet some node is told to run."""
-        if life.running_desired():
-            if life.status is not None and life.status.state not in ("stopped", "rejected", "unknown"):
-                why = "its request and decision are no longer kept; what runs is left alone"
-                await self._voice.say(
-                    life,
-                    life.status.generation,
-                    Verdict("unknown", "DecisionLost", why, life.status.replicas),
-                )
-            elif life.status is None or life.cancel_revision:
-                log.warning("desired without a request; stopped", deployment=life.deployment)
-                await self._driver.stop(life)
-                self._decider.reserve(life)
+        """A cancellation of nothing; or what no request is kept of, yet some node is told to run.
+
+        The log may have dropped its beginning, so that is no reason to stop anything.
+        """
+        if life.running_desired() and not life.cancel_revision:
+            why = "its request and decision are no longer kept; it runs on until it is cancelled or requested again"
+            last = life.status
+            await self._voice.say(
+                life, life.generation, Verdict("unknown", "DecisionLost", why, last.replicas if last else [])
+            )
+        elif life.desired and life.cancel_revision:
+            await self._stop(life)
         elif life.cancel_revision and life.status is None:
             why = "no deployment of this name was requested"
             await self._voice.say(life, 0, Verdict("stopped", "NotRequested", why, []))
+
+
+def _next(life: Life) -> int:
+    """The generation of a new request; one that was told but not yet decided is taken up again."""
+    if life.decision is not None:
+        return life.decision.generation + 1
+    told = life.status
+    if told is not None and told.state in ("requested", "accepted") and told.generation:
+        return told.generation
+    return life.generation + 1
 
 
 def _is_new(life: Life) -> bool:

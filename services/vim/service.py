@@ -89,7 +89,7 @@ class Vim:
             frame.spawn(self._follow(name, kinds, take, len(watches)))
         if not await _unless(frame.stopping, self._all_synced):
             return  # told to stop, or a watch failed: what is known is not whole
-        for life in self.state.lives.values():
+        for life in list(self.state.lives.values()):
             await recall(self.bus, life)
         self.reconciler.restore_ledger()
         for life in self.state.lives.values():

@@ -69,6 +69,13 @@ class Life:
         return self.decided_revision < self.cancel_revision < self.request_revision
 
     @property
+    def generation(self) -> int:
+        """The highest that was ever decided, as far as anything that is kept tells."""
+        told = self.status.generation if self.status else 0
+        decided = self.decision.generation if self.decision else 0
+        return max(told, decided, *(level.generation for level in self.desired.values()), 0)
+
+    @property
     def priority(self) -> int:
         """Which comes first of those that wait."""
         asked = self.request or (self.decision.request if self.decision else None)

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from tests.rid import nodes
 from tests.vim.conftest import serving
 from tests.vim.site import GIB, Site
 
@@ -137,37 +136,3 @@ async def test_a_list_too_long_for_a_message_is_told_in_parts(large: Site) -> No
     assert first["next"] is None
     parts = await site.bus.request("vim", "list", {"limit": 150})
     assert (len(parts["deployments"]), parts["next"]) == (150, names[149])
-
-
-async def test_an_index_that_is_away_is_told_and_waited_for(own: Site) -> None:
-    site = own
-    rid = site.stack.rid()
-    await serving(site.bus, "rid", "attributes")
-    await site.nodes.join(*site.node("a"))
-    await site.found(1)
-    site.stack.vim()
-    running = await site.deploy("runs")
-    await site.until_state(running, "running")
-    rid.kill()
-    name = await site.deploy()
-    told = await site.until_state(name, "accepted", reason="IndexAway")
-    assert "index" in told.message
-    unheard = await site.deploy("unheard", where={"my.metric": {"$gt": 1}, "label.group": site.group})
-    await site.until_state(unheard, "requested", reason="IndexAway")
-    wrong = await site.deploy("wrong", data=[{"bucket": "b"}])
-    await site.until_state(wrong, "rejected")
-    await site.cancel(running)
-    await site.until_state(running, "stopped"), "what needs no node goes on"
-    site.stack.rid()
-    await site.until_state(name, "running")
-    await site.until_state(unheard, "rejected")
-    site.check_sequence(name)
-    (a,) = site.node("a")
-    await site.bus.publish(site.bus.subjects.metrics(a), nodes.measurement(a, my_metric=2.0), about=a)
-    async with asyncio.timeout(10):
-        while not any(
-            one["name"] == "my.metric" for one in (await site.bus.request("rid", "attributes"))["attributes"]
-        ):
-            await asyncio.sleep(0.02)
-    foreseen = await site.deploy("seen", where={"my.metric": {"$gt": 1}, "label.group": site.group})
-    await site.until_state(foreseen, "running")

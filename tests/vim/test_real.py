@@ -149,15 +149,28 @@ async def test_what_its_only_node_cannot_start_fails_with_the_reason(machine: Ma
     await site.until_state(name, "running", generation=2)
 
 
-async def test_a_stranger_among_the_levels_is_stopped(machine: Machine) -> None:
-    """What runs without anybody's request ends."""
+async def test_what_no_request_is_kept_of_runs_on_until_it_is_cancelled(
+    machine: Machine, ledger: Path
+) -> None:
+    """The log may have dropped its beginning: nothing that runs is stopped for that."""
     site = machine.site
+    image = counting(ledger, "x")["process"]
     level = DesiredWorkload(
-        workload=f"{site.name()}-0", deployment=site.name(), generation=1, replica=0, node=machine.name,
-        state="running", runtime="process", image={"command": ["/bin/sleep", "1000"]},
+        workload=f"{site.name()}-0", deployment=site.name(), generation=7, replica=0, node=machine.name,
+        state="running", runtime="process", image=image, env={"WORD": "old"},
     )  # fmt: skip
     await site.bus.publish(site.bus.subjects.desired(machine.name, level.workload), level)
-    await until_observed(site, machine.name, site.name(), "stopped")
+    await site.until_state(site.name(), "unknown", reason="DecisionLost")
+    await until_observed(site, machine.name, site.name(), "running")
+    await site.deploy(images={"process": image}, env={"WORD": "new"})
+    await site.until_state(site.name(), "running", generation=8)
+    assert begun(ledger, "x") == ["old", "new"]
+    stray = level.model_copy(update={"workload": f"{site.name('s')}-0", "deployment": site.name("s")})
+    await site.bus.publish(site.bus.subjects.desired(machine.name, stray.workload), stray)
+    await site.until_state(site.name("s"), "unknown")
+    await site.cancel(site.name("s"))
+    await site.until_state(site.name("s"), "stopped")
+    await until_observed(site, machine.name, site.name("s"), "stopped")
 
 
 @pytest.mark.slow
