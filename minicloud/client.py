@@ -318,23 +318,31 @@ def _read(document: dict[str, Any] | DeploymentRequest) -> tuple[DeploymentReque
 async def _in_order(
     items: AsyncIterator[WatchItem[Any]], sequence: int | None, generation: int | None
 ) -> AsyncIterator[DeploymentStatus | Decision]:
-    """What is new of two watches; a status that tells an outcome waits for its decision."""
-    decided = 0
+    """What is new of two watches as it was published: accepted, decided, scheduled.
+
+    Two watches keep no order between them, so a decision waits for a status of its generation, and a status
+    that tells an outcome for the decision.
+    """
+    decided, told = 0, 0  # generations
+    decision: Decision | None = None
     held: list[DeploymentStatus] = []
     async for item in items:
         data = item.event.data if item.event else None
         if isinstance(data, Decision):
             decided = data.generation
             if generation is None or data.generation > generation or item.kind == "CHANGE":
-                yield data
-            for status in held:
-                yield status
-            held.clear()
-        elif isinstance(data, DeploymentStatus) and (sequence is None or data.sequence > sequence):
-            if held or (data.state in _DECIDED and data.generation > decided):
+                decision = data
+        elif isinstance(data, DeploymentStatus):
+            told = max(told, data.generation)
+            if sequence is None or data.sequence > sequence:
                 held.append(data)
-            else:
-                yield data
+        if held and held[0].state == "accepted":
+            yield held.pop(0)
+        if decision and decision.generation <= told:
+            yield decision
+            decision = None
+        while held and not (held[0].state in _DECIDED and held[0].generation > decided):
+            yield held.pop(0)
 
 
 def _replicas(known: dict[str, Any], replica: int | None) -> list[dict[str, Any]]:
