@@ -57,6 +57,9 @@ def test_the_whole_stack_speaks_tls(hub: Stack) -> None:
     assert hub.ask("deploy", "-", stdin=server("encrypted")).code == 0
     assert hub.ask("cancel", "encrypted").code == 0
     assert hub.err.count("ended") == 0
+    told = hub.ask("credentials", "add", "user", "ada")
+    assert f"a copy of {hub.site['ca']}" in told.err
+    assert told.err.rstrip().endswith("MINICLOUD_CA=ca.pem")
 
 
 def test_a_broker_that_cannot_prove_itself_is_not_trusted(hub: Stack, folder: Path) -> None:
