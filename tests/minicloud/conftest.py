@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import structlog
@@ -115,8 +115,14 @@ class Running:
             time.sleep(0.02)
         return found
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
     def end(self, number: int = signal.SIGTERM) -> int:
-        """Stop it; its exit code."""
+        """Stop it, if it runs still; its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:

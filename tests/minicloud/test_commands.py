@@ -113,25 +113,23 @@ def test_logs_are_followed_to_the_end_without_losing_or_doubling_a_line(stack: S
 
 
 def test_nodes_are_watched_line_by_line_where_nobody_can_draw(stack: Stack, tmp_path: Path) -> None:
-    watching = Running(tmp_path, "nodes", "--watch", "-o", "json", MINICLOUD_DATA=str(stack.data))
-    try:
+    with Running(tmp_path, "nodes", "--watch", "-o", "json", MINICLOUD_DATA=str(stack.data)) as watching:
         watching.until(lambda: len(watching.out.splitlines()) >= 4)
         assert stack.ask("deploy", "-", stdin=server("seen")).code == 0
         watching.until(lambda: "seen/0 running" in watching.out)
         assert stack.ask("cancel", "seen").code == 0
         nodes = [json.loads(line) for line in watching.out.splitlines()]
         assert {"name", "state", "workloads", "load.1m", "memory.total"} <= set(nodes[-1])
-    finally:
         assert watching.end(signal.SIGINT) == 130
-    assert watching.err == ""
+        assert watching.err == ""
 
 
 def test_ctrl_c_and_sigterm_are_quiet(stack: Stack, tmp_path: Path) -> None:
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        watching = Running(tmp_path / str(code), "watch", MINICLOUD_DATA=str(stack.data))
-        watching.until(lambda w=watching: "in step" in w.out)
-        assert watching.end(number) == code
-        assert watching.err == ""
+        with Running(tmp_path / str(code), "watch", MINICLOUD_DATA=str(stack.data)) as watching:
+            watching.until(lambda w=watching: "in step" in w.out)
+            assert watching.end(number) == code
+            assert watching.err == ""
 
 
 @pytest.mark.parametrize(

@@ -51,10 +51,10 @@ def test_a_user_elsewhere_is_told_how_to_connect(stack: Stack, tmp_path: Path) -
 def test_a_command_that_goes_on_ends_when_its_user_is_revoked(stack: Stack, tmp_path: Path) -> None:
     made = stack.ask("credentials", "add", "user", "short", "-o", "json").json
     where = {"MINICLOUD_BROKER": stack.site["broker"], "MINICLOUD_USER": made["user"]}
-    watching = Running(tmp_path, "watch", MINICLOUD_PASSWORD=made["password"], **where)
-    watching.until(lambda: "in step" in watching.out)
-    assert stack.ask("credentials", "revoke", "user", "short").code == 0
-    assert watching.process.wait(40) == 5
+    with Running(tmp_path, "watch", MINICLOUD_PASSWORD=made["password"], **where) as watching:
+        watching.until(lambda: "in step" in watching.out)
+        assert stack.ask("credentials", "revoke", "user", "short").code == 0
+        assert watching.process.wait(40) == 5
     assert (
         "ended the connection of user user.short (expected a credential that is not revoked" in watching.err
     )
