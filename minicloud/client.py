@@ -26,14 +26,15 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Literal, NamedTuple, NoReturn
+from typing import Any, Final, Literal, NamedTuple
 
 import structlog
 
 from bus.bus import Bus
 from bus.merge import merged
 from bus.streams import stream_of
+from bus.watch import WatchItem
+from minicloud.connecting import Connecting, while_welcome
 from minicloud.site import Site
 from schemas.deployment import (
     FINAL_STATES,
@@ -43,16 +44,12 @@ from schemas.deployment import (
     DeploymentRequest,
     DeploymentStatus,
 )
-from schemas.errors import Forbidden, InvalidDocument, NotFound, RequestTimeout, Unavailable
+from schemas.errors import InvalidDocument, NotFound, RequestTimeout, Unavailable
 from schemas.event import read_document, read_event
 from schemas.query import Answer, Query
 from schemas.resource import ResourceChange
 from schemas.shortform import parse_shortform
 from schemas.workload import workload_name
-
-_ASYNC_ONLY: Final = (
-    "the client is asynchronous; write `async with minicloud.connect() as cloud:` in an async function"
-)
 
 #: What of a deployment is awaited.
 Until = Literal["runs", "ends"]
@@ -93,19 +90,9 @@ class Minicloud:
             InvalidDocument: with every problem by field, before anything is published.
             Unavailable: the bus did not acknowledge it; it may still arrive, and may be sent again.
         """
-        request = (
-            document
-            if isinstance(document, DeploymentRequest)
-            else read_document(document, DeploymentRequest)
-        )
-        if request.deployment is None:
-            raise InvalidDocument(
-                "a deployment needs a name", field="name", expected="a token, such as hello"
-            )
-        await self.bus.publish(
-            self.bus.subjects.request(request.deployment), request, about=request.deployment
-        )
-        return str(request.deployment)
+        request, deployment = _read(document)
+        await self.bus.publish(self.bus.subjects.request(deployment), request, about=deployment)
+        return deployment
 
     async def deploy(
         self,
@@ -132,31 +119,28 @@ class Minicloud:
             RequestTimeout: not settled in time; it goes on by itself.
             Unavailable: the bus did not acknowledge it.
         """
-        request = (
-            document
-            if isinstance(document, DeploymentRequest)
-            else read_document(document, DeploymentRequest)
-        )
-        deployment = request.deployment or ""
-        before = await self._last_status(deployment) if deployment else None
-        await self.request(request)
+        request, deployment = _read(document)
+        before = await self._last_status(deployment)
         same = before is not None and before.spec == request.spec_hash()
         ended = same and before is not None and before.state in ("stopping", "stopped")
         if before is not None and same and not ended and self.settled(before, until):
+            await self.request(request)
             if on_event:
                 on_event(before)
             return before
+        sequence, generation = (before.sequence, before.generation) if before else (0, 0)
         last: DeploymentStatus | None = None
         try:
-            async with asyncio.timeout(timeout):
-                sequence, generation = (before.sequence, before.generation) if before else (0, 0)
-                async for event in self._story(deployment, sequence, generation):
+            # Watched before it is published, or its first steps would be over before we look.
+            async with asyncio.timeout(timeout), self._story(deployment, sequence, generation) as story:
+                await self.request(request)
+                async for event in story:
                     if on_event:
                         on_event(event)
                     if isinstance(event, DeploymentStatus):
                         last = event
                         # What was cancelled comes back in another generation; its old end is not ours.
-                        ours = not ended or (before is not None and event.generation > before.generation)
+                        ours = not ended or event.generation > generation
                         if event.spec == request.spec_hash() and ours and self.settled(event, until):
                             return event
         except TimeoutError:
@@ -179,36 +163,23 @@ class Minicloud:
             deployment: its id.
             after: the sequence after which statuses are new; None begins with the last ones.
         """
-        async for event in self._story(deployment, after, None if after is None else 0):
-            yield event
+        async with self._story(deployment, after, None if after is None else 0) as story:
+            async for event in story:
+                yield event
 
+    @asynccontextmanager
     async def _story(
         self, deployment: str, sequence: int | None, generation: int | None
-    ) -> AsyncIterator[DeploymentStatus | Decision]:
+    ) -> AsyncIterator[AsyncIterator[DeploymentStatus | Decision]]:
         """Statuses after ``sequence`` and decisions after ``generation``, each decision before its outcome."""
         subjects = self.bus.subjects
-        decided = 0
-        held: list[DeploymentStatus] = []
         # Two watches: a user's credential may read one subject of deployments a consumer.
         async with (
             self.bus.watch({subjects.status(deployment): DeploymentStatus}) as statuses,
             self.bus.watch({subjects.decision(deployment): Decision}) as decisions,
             aclosing(merged(decisions, statuses)) as items,
         ):
-            async for item in items:
-                data = item.event.data if item.event else None
-                if isinstance(data, Decision):
-                    decided = data.generation
-                    if generation is None or data.generation > generation or item.kind == "CHANGE":
-                        yield data
-                    for status in held:
-                        yield status
-                    held.clear()
-                elif isinstance(data, DeploymentStatus) and (sequence is None or data.sequence > sequence):
-                    if held or (data.state in _DECIDED and data.generation > decided):
-                        held.append(data)
-                    else:
-                        yield data
+            yield _in_order(items, sequence, generation)
 
     async def _last_status(self, deployment: str) -> DeploymentStatus | None:
         subject = self.bus.subjects.status(deployment)
@@ -339,6 +310,46 @@ class Minicloud:
         return answer
 
 
+def _read(document: dict[str, Any] | DeploymentRequest) -> tuple[DeploymentRequest, str]:
+    """The request and the deployment that it is for."""
+    request = (
+        document if isinstance(document, DeploymentRequest) else read_document(document, DeploymentRequest)
+    )
+    if request.deployment is None:
+        raise InvalidDocument("a deployment needs a name", field="name", expected="a token, such as hello")
+    return request, request.deployment
+
+
+async def _in_order(
+    items: AsyncIterator[WatchItem[Any]], sequence: int | None, generation: int | None
+) -> AsyncIterator[DeploymentStatus | Decision]:
+    """What is new of two watches as it was published: accepted, decided, scheduled.
+
+    Two watches keep no order between them, so a decision waits for a status of its generation, and a status
+    that tells an outcome for the decision.
+    """
+    decided, told = 0, 0  # generations
+    decision: Decision | None = None
+    held: list[DeploymentStatus] = []
+    async for item in items:
+        data = item.event.data if item.event else None
+        if isinstance(data, Decision):
+            decided = data.generation
+            if generation is None or data.generation > generation or item.kind == "CHANGE":
+                decision = data
+        elif isinstance(data, DeploymentStatus):
+            told = max(told, data.generation)
+            if sequence is None or data.sequence > sequence:
+                held.append(data)
+        if held and held[0].state == "accepted":
+            yield held.pop(0)
+        if decision and decision.generation <= told:
+            yield decision
+            decision = None
+        while held and not (held[0].state in _DECIDED and held[0].generation > decided):
+            yield held.pop(0)
+
+
 def _replicas(known: dict[str, Any], replica: int | None) -> list[dict[str, Any]]:
     chosen = [r for r in known["replicas"] if replica is None or r["replica"] == replica]
     if not chosen:
@@ -351,7 +362,7 @@ def _replicas(known: dict[str, Any], replica: int | None) -> list[dict[str, Any]
     return chosen
 
 
-def connect(data: Path | str | None = None, *, timeout: float = 2.0) -> Connecting:
+def connect(data: Path | str | None = None, *, timeout: float = 2.0) -> Connecting[Minicloud]:
     """Connect as a user: to the stack of a data folder, or where ``MINICLOUD_*`` settings say.
 
     ::
@@ -368,34 +379,7 @@ def connect(data: Path | str | None = None, *, timeout: float = 2.0) -> Connecti
         Forbidden: the credential is refused; or, at any time inside, it is revoked.
         InvalidDocument: a setting cannot be used.
     """
-    return Connecting(Path(data) if data else None, timeout)
-
-
-class Connecting:
-    """What :func:`connect` returns: an async context manager, and clear words for whoever uses it otherwise."""
-
-    def __init__(self, data: Path | None, timeout: float) -> None:
-        self._context = _connected(data, timeout)
-
-    async def __aenter__(self) -> Minicloud:
-        return await self._context.__aenter__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        return await self._context.__aexit__(kind, error, trace)
-
-    def __enter__(self) -> NoReturn:
-        raise TypeError(_ASYNC_ONLY)
-
-    def __exit__(self, *_: object) -> None:
-        """Never comes to that."""
-
-    def __await__(self) -> NoReturn:
-        raise TypeError(_ASYNC_ONLY)
-
-    def __getattr__(self, name: str) -> NoReturn:
-        raise AttributeError(f"not connected yet, so there is no {name!r}: {_ASYNC_ONLY}")
+    return Connecting(_connected(Path(data) if data else None, timeout))
 
 
 @asynccontextmanager
@@ -408,34 +392,7 @@ async def _connected(data: Path | None, timeout: float) -> AsyncIterator[Miniclo
     site = Site.find(data)
     bus = await Bus.connect(site.endpoint(f"user-{os.getpid()}"), site.minicloud, "user", timeout=timeout)
     try:
-        async with _while_welcome(bus, site):
+        async with while_welcome(bus, site):
             yield Minicloud(bus)
     finally:
         await bus.close()
-
-
-@asynccontextmanager
-async def _while_welcome(bus: Bus, site: Site) -> AsyncIterator[None]:
-    """Cancel what is inside when the broker ends the connection for good, and say so."""
-    inside = asyncio.current_task()
-    thrown_out = False
-
-    async def listen() -> None:
-        nonlocal thrown_out
-        await bus.wire.ended.wait()
-        thrown_out = True
-        if inside:
-            inside.cancel()
-
-    listening = asyncio.ensure_future(listen())
-    try:
-        yield
-    except asyncio.CancelledError:
-        if thrown_out and inside and inside.uncancel() == 0:
-            raise Forbidden(
-                f"the broker at {site.broker} ended the connection of user {site.user}",
-                expected="a credential that is not revoked or rotated",
-            ) from None
-        raise
-    finally:
-        listening.cancel()

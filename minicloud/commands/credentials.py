@@ -167,10 +167,11 @@ def _tell_use(credential: Credential, folder: Path) -> None:
         site = Site.of(folder)
     except Unavailable:
         return
-    click.echo("On another machine, with the password in the file `secret`:", err=True)
+    trust, setting = (f" and a copy of {site.ca}", " MINICLOUD_CA=ca.pem") if site.ca else ("", "")
+    click.echo(f"On another machine, with the password in the file `secret`{trust}:", err=True)
     click.echo(
         f"  export MINICLOUD_BROKER={site.broker_elsewhere} MINICLOUD_MINICLOUD={site.minicloud} "
-        f"MINICLOUD_USER={credential.user} MINICLOUD_PASSWORD_FILE=secret",
+        f"MINICLOUD_USER={credential.user} MINICLOUD_PASSWORD_FILE=secret{setting}",
         err=True,
     )
 

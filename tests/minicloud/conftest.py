@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -11,9 +12,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
+import structlog
 import yaml
 from click.testing import CliRunner
 
@@ -70,8 +72,13 @@ def minicloud(*arguments: str, stdin: str = "", cwd: Path | None = None, **more:
 
 
 def typed(*arguments: str, stdin: str = "", **more: str) -> Said:
-    """The same in this process, for mistakes that are found before anything is connected to."""
-    result = CliRunner().invoke(main, list(arguments), input=stdin, env=more, prog_name="minicloud")
+    """The same in this process, which takes a tenth of the time."""
+    configured, level = structlog.get_config(), logging.getLogger("asyncio").level
+    try:
+        result = CliRunner().invoke(main, list(arguments), input=stdin, env=more, prog_name="minicloud")
+    finally:
+        structlog.configure(**configured)
+        logging.getLogger("asyncio").setLevel(level)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return Said(result.exit_code, result.stdout, result.stderr)
 
@@ -108,8 +115,14 @@ class Running:
             time.sleep(0.02)
         return found
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
     def end(self, number: int = signal.SIGTERM) -> int:
-        """Stop it; its exit code."""
+        """Stop it, if it runs still; its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
@@ -137,11 +150,17 @@ class Stack(Running):
         """Run a command there."""
         return minicloud(*arguments, stdin=stdin, MINICLOUD_DATA=str(self.data), **more)
 
+    def ask(self, *arguments: str, stdin: str = "") -> Said:
+        """The same in this process."""
+        return typed(*arguments, stdin=stdin, MINICLOUD_DATA=str(self.data))
+
     def wait_for_nodes(self, *names: str) -> None:
         """Until workloads can be placed on these nodes."""
         wanted = ",".join(names)
         self.until(
-            lambda: len(self("query", f"name in ({wanted}),worker", "-o", "json").json["nodes"]) == len(names)
+            lambda: (
+                len(self.ask("query", f"name in ({wanted}),worker", "-o", "json").json["nodes"]) == len(names)
+            )
         )
 
     def logs(self) -> str:
@@ -158,7 +177,7 @@ def stack(
     running = Stack(tmp_path_factory.mktemp("cli") / "data", "--fleet", "3")
     try:
         running.wait_for_nodes(NODE)
-        running.until(lambda: len(running("nodes", "-o", "json").json) == 4)
+        running.until(lambda: len(running.ask("nodes", "-o", "json").json) == 4)
         yield running
     finally:
         assert running.end() == 0

@@ -11,7 +11,7 @@ from bus.bus import Bus
 from bus.permissions import inbox_prefix
 from bus.port import Endpoint
 from schemas.errors import Forbidden
-from tests.minicloud.conftest import Running, Stack, minicloud
+from tests.minicloud.conftest import Running, Stack, minicloud, typed
 
 
 async def connect(stack: Stack, user: str, password: str) -> Bus:
@@ -20,39 +20,41 @@ async def connect(stack: Stack, user: str, password: str) -> Bus:
 
 
 def test_a_secret_is_shown_once_and_listed_never(stack: Stack) -> None:
-    made = stack("credentials", "add", "device", "thermo-1", "-o", "json")
+    made = stack.ask("credentials", "add", "device", "thermo-1", "-o", "json")
     assert made.code == 0
     assert made.json["user"] == "device.thermo-1"
-    listed = stack("credentials", "list", "-o", "json")
+    listed = stack.ask("credentials", "list", "-o", "json")
     assert made.json["password"] not in listed.out
     (entry,) = [each for each in listed.json if each["user"] == "device.thermo-1"]
     assert (entry["role"], entry["minicloud"], entry["rotated"]) == ("device", "home", None)
-    assert ["device.thermo-1", "device", "thermo-1"] in [row[:3] for row in stack("credentials", "list").rows]
-    assert stack("credentials", "list", "-o", "yaml").yaml == listed.json
-    assert stack("credentials", "revoke", "device", "thermo-1").out == "revoked: device thermo-1\n"
-    assert "thermo-1" not in stack("credentials", "list").out
+    assert ["device.thermo-1", "device", "thermo-1"] in [
+        row[:3] for row in stack.ask("credentials", "list").rows
+    ]
+    assert stack.ask("credentials", "list", "-o", "yaml").yaml == listed.json
+    assert stack.ask("credentials", "revoke", "device", "thermo-1").out == "revoked: device thermo-1\n"
+    assert "thermo-1" not in stack.ask("credentials", "list").out
 
 
 def test_a_user_elsewhere_is_told_how_to_connect(stack: Stack, tmp_path: Path) -> None:
-    made = stack("credentials", "add", "viewer", "eve")
+    made = stack.ask("credentials", "add", "viewer", "eve")
     secret = tmp_path / "secret"
     secret.write_text(made.out.split()[-1])
     line = next(line for line in made.err.splitlines() if "export" in line)
     told = dict(pair.split("=", 1) for pair in line.split() if "=" in pair)
     said = minicloud("nodes", "-o", "json", **{**told, "MINICLOUD_PASSWORD_FILE": str(secret)})
     assert (said.code, len(said.json) >= 1) == (0, True)
-    assert stack("credentials", "revoke", "viewer", "eve").code == 0
-    refused = minicloud("nodes", **{**told, "MINICLOUD_PASSWORD_FILE": str(secret)})
+    assert stack.ask("credentials", "revoke", "viewer", "eve").code == 0
+    refused = typed("nodes", **{**told, "MINICLOUD_PASSWORD_FILE": str(secret)})
     assert (refused.code, "refuses user viewer.eve" in refused.err) == (5, True)
 
 
 def test_a_command_that_goes_on_ends_when_its_user_is_revoked(stack: Stack, tmp_path: Path) -> None:
-    made = stack("credentials", "add", "user", "short", "-o", "json").json
+    made = stack.ask("credentials", "add", "user", "short", "-o", "json").json
     where = {"MINICLOUD_BROKER": stack.site["broker"], "MINICLOUD_USER": made["user"]}
-    watching = Running(tmp_path, "watch", MINICLOUD_PASSWORD=made["password"], **where)
-    watching.until(lambda: "in step" in watching.out)
-    assert stack("credentials", "revoke", "user", "short").code == 0
-    assert watching.process.wait(40) == 5
+    with Running(tmp_path, "watch", MINICLOUD_PASSWORD=made["password"], **where) as watching:
+        watching.until(lambda: "in step" in watching.out)
+        assert stack.ask("credentials", "revoke", "user", "short").code == 0
+        assert watching.process.wait(40) == 5
     assert (
         "ended the connection of user user.short (expected a credential that is not revoked" in watching.err
     )
@@ -74,16 +76,16 @@ async def test_a_changed_credential_disconnects_its_user_at_once(stack: Stack, c
 
 
 def test_mistakes_are_told_with_what_would_be_right(stack: Stack, tmp_path: Path) -> None:
-    twice = stack("credentials", "add", "user", "local")
+    twice = stack.ask("credentials", "add", "user", "local")
     assert (twice.code, "or `rotate` for a new secret" in twice.err) == (1, True)
-    unknown = stack("credentials", "revoke", "user", "nobody-here")
+    unknown = stack.ask("credentials", "revoke", "user", "nobody-here")
     assert (unknown.code, "expected one of" in unknown.err) == (4, True)
-    role = stack("credentials", "add", "boss", "x")
+    role = stack.ask("credentials", "add", "boss", "x")
     assert (role.code, "'agent'" in role.err) == (2, True)
-    name = stack("credentials", "add", "user", "a.b")
+    name = stack.ask("credentials", "add", "user", "a.b")
     assert (name.code, "1 to 64 of" in name.err) == (2, True)
-    empty = minicloud("credentials", "list", "--data", str(tmp_path / "none"))
+    empty = typed("credentials", "list", "--data", str(tmp_path / "none"))
     assert (empty.code, "no credentials in" in empty.err) == (4, True)
     assert not (tmp_path / "none").exists()
-    homeless = minicloud("credentials", "add", "node", "pi-3", "--data", str(tmp_path))
+    homeless = typed("credentials", "add", "node", "pi-3", "--data", str(tmp_path))
     assert (homeless.code, "no minicloud runs from" in homeless.err) == (6, True)

@@ -14,21 +14,21 @@ GOOD = json.loads(job("fine", "true"))
 
 def test_no_stack_is_running(tmp_path: Path) -> None:
     for folder, state in ((tmp_path / "none", "there is no such folder"), (tmp_path, "it is empty")):
-        said = minicloud("nodes", "--data", str(folder))
+        said = typed("nodes", "--data", str(folder))
         assert said.code == 6
         assert f"no minicloud runs from {folder}: {state} (expected `minicloud up`" in said.err
         assert said.out == ""
     (tmp_path / "letter.txt").touch()
-    assert "it is no data folder of a minicloud" in minicloud("nodes", "--data", str(tmp_path)).err
+    assert "it is no data folder of a minicloud" in typed("nodes", "--data", str(tmp_path)).err
     (tmp_path / "credentials.json").touch()
-    assert "it was stopped" in minicloud("nodes", MINICLOUD_DATA=str(tmp_path)).err
+    assert "it was stopped" in typed("nodes", MINICLOUD_DATA=str(tmp_path)).err
 
 
 def test_nobody_answers_at_the_address_of_the_environment() -> None:
     said = minicloud("nodes", MINICLOUD_BROKER="nats://127.0.0.1:9", MINICLOUD_USER="user.ada")
     assert said.code == 6
     assert "no broker answers at nats://127.0.0.1:9" in said.err
-    half = minicloud("nodes", MINICLOUD_BROKER="nats://127.0.0.1:9")
+    half = typed("nodes", MINICLOUD_BROKER="nats://127.0.0.1:9")
     assert (half.code, "MINICLOUD_USER is not" in half.err) == (1, True)
 
 
@@ -36,12 +36,12 @@ def test_a_second_stack_of_one_folder_is_refused_and_the_first_goes_on(stack: St
     second = minicloud("up", "--data", str(stack.data))
     assert (second.code, second.out) == (1, "")
     assert "another process runs a broker here" in second.err
-    assert stack("nodes").code == 0
+    assert stack.ask("nodes").code == 0
 
 
 def test_a_password_that_is_not_the_users(stack: Stack) -> None:
     where = {"MINICLOUD_BROKER": stack.site["broker"], "MINICLOUD_USER": "user.local"}
-    said = minicloud("nodes", MINICLOUD_PASSWORD="wrong", **where)
+    said = typed("nodes", MINICLOUD_PASSWORD="wrong", **where)
     assert said.code == 5
     assert "refuses user user.local (expected a credential made by `minicloud credentials add`" in said.err
 
@@ -99,33 +99,37 @@ def test_a_request_that_breaks_its_schema_is_told_field_by_field(
 
 
 def test_what_the_platform_cannot_enforce_is_told_field_by_field(stack: Stack) -> None:
-    said = stack("deploy", "-", stdin=job("impossible", "true", data=[{"bucket": "photos"}]))
+    said = stack.ask("deploy", "-", stdin=job("impossible", "true", data=[{"bucket": "photos"}]))
     assert said.code == 1
     assert "rejected" in said.out
     assert "\n              data" in said.out
-    as_json = stack("deploy", "-", "-o", "json", stdin=job("impossible", "true", data=[{"bucket": "photos"}]))
+    as_json = stack.ask(
+        "deploy", "-", "-o", "json", stdin=job("impossible", "true", data=[{"bucket": "photos"}])
+    )
     assert (as_json.code, as_json.json["to"]) == (1, "rejected")
     assert as_json.json["problems"][0]["field"].startswith("data")
 
 
 def test_a_deployment_that_does_not_exist(stack: Stack) -> None:
-    assert stack("deploy", "-", "--until", "ends", stdin=job("known-one", "true")).code == 0
+    assert stack.ask("deploy", "-", "--until", "ends", stdin=job("known-one", "true")).code == 0
     for command in ("why", "logs", "cancel"):
-        said = stack(command, "knwon-one")
+        said = stack.ask(command, "knwon-one")
         assert said.code == 4
         assert "there is no deployment 'knwon-one' (expected known-one" in said.err
-    missing = stack("logs", "known-one", "--replica", "7")
+    missing = stack.ask("logs", "known-one", "--replica", "7")
     assert (missing.code, "no replica 7 (expected one of 0)" in missing.err) == (4, True)
 
 
 def test_a_query_that_cannot_be_read(stack: Stack) -> None:
-    said = stack("query", "gup")
+    said = stack.ask("query", "gup")
     assert said.code == 2
     assert "no attribute is named 'gup' (expected gpu)" in said.err
 
 
 def test_it_did_not_happen_in_time(stack: Stack) -> None:
-    said = stack("deploy", "-", "--until", "ends", "--timeout", "0.3", stdin=job("slow", "exec sleep 1000"))
+    said = stack.ask(
+        "deploy", "-", "--until", "ends", "--timeout", "0.3", stdin=job("slow", "exec sleep 1000")
+    )
     assert said.code == 7
     assert "slow has not settled within 0.3 s" in said.err
-    assert stack("cancel", "slow").code == 0
+    assert stack.ask("cancel", "slow").code == 0

@@ -14,7 +14,7 @@ import pytest
 
 from minicloud.invitation import Invitation
 from schemas.errors import InvalidDocument
-from tests.minicloud.conftest import NODE, Running, Stack, minicloud, server
+from tests.minicloud.conftest import NODE, Running, Stack, minicloud, server, typed
 from tests.parts.nats_server import NatsServer
 
 
@@ -53,10 +53,13 @@ def test_the_whole_stack_speaks_tls(hub: Stack) -> None:
     assert hub.site["broker"].startswith("tls://")
     assert hub.site["mqtt"].startswith("mqtts://")
     hub.wait_for_nodes(NODE)
-    hub.until(lambda: "sim-00000" in hub("nodes").out)
-    assert hub("deploy", "-", stdin=server("encrypted")).code == 0
-    assert hub("cancel", "encrypted").code == 0
+    hub.until(lambda: "sim-00000" in hub.ask("nodes").out)
+    assert hub.ask("deploy", "-", stdin=server("encrypted")).code == 0
+    assert hub.ask("cancel", "encrypted").code == 0
     assert hub.err.count("ended") == 0
+    told = hub.ask("credentials", "add", "user", "ada")
+    assert f"a copy of {hub.site['ca']}" in told.err
+    assert told.err.rstrip().endswith("MINICLOUD_CA=ca.pem")
 
 
 def test_a_broker_that_cannot_prove_itself_is_not_trusted(hub: Stack, folder: Path) -> None:
@@ -66,14 +69,14 @@ def test_a_broker_that_cannot_prove_itself_is_not_trusted(hub: Stack, folder: Pa
         "MINICLOUD_USER": "user.local",
         "MINICLOUD_PASSWORD_FILE": str(secret),
     }
-    assert minicloud("nodes", MINICLOUD_CA=str(folder / "hub.pem"), **where).code == 0
+    assert typed("nodes", MINICLOUD_CA=str(folder / "hub.pem"), **where).code == 0
     right = "(expected the certificate of who signed the broker's, by setting ca (MINICLOUD_CA))"
     for ca in ({"MINICLOUD_CA": str(folder / "stranger.pem")}, {}):
-        said = minicloud("nodes", **ca, **where)
+        said = typed("nodes", **ca, **where)
         assert said.code == 6
         assert "the certificate of the broker at tls://127.0.0.1" in said.err
         assert right in said.err
-    nowhere = minicloud("nodes", MINICLOUD_CA="/nowhere.pem", **where)
+    nowhere = typed("nodes", MINICLOUD_CA="/nowhere.pem", **where)
     assert (nowhere.code, "ca /nowhere.pem: there is no such file" in nowhere.err) == (1, True)
 
 
@@ -109,13 +112,13 @@ def test_a_machine_joins_with_one_line_and_runs_what_it_is_told(hub: Stack, tmp_
     pi = Running(tmp_path / "run", "join", "--data", str(data), "--label", "camera=yes")
     try:
         hub.wait_for_nodes(NODE, "pi-3")
-        (node,) = hub("query", "label.camera=yes", "-o", "json").json["nodes"]
+        (node,) = hub.ask("query", "label.camera=yes", "-o", "json").json["nodes"]
         assert node["name"] == "pi-3"
         for process in psutil.Process(pi.process.pid).children(recursive=True):
             assert not set(invitation.secrets.values()) & set(" ".join(process.cmdline()).split())
-        told = hub("deploy", "-", "-o", "json", stdin=server("far", where={"label.camera": "yes"}))
+        told = hub.ask("deploy", "-", "-o", "json", stdin=server("far", where={"label.camera": "yes"}))
         assert (told.code, told.json["node"]) == (0, "pi-3")
-        assert hub("logs", "far").out == "it is up\n"
+        assert hub.ask("logs", "far").out == "it is up\n"
 
         # What dies is started again.
         victim = next(
@@ -125,11 +128,11 @@ def test_a_machine_joins_with_one_line_and_runs_what_it_is_told(hub: Stack, tmp_
         )
         victim.kill()
         pi.until(lambda: "agent ended (signal SIGKILL); started again" in pi.out)
-        assert hub("cancel", "far").code == 0
+        assert hub.ask("cancel", "far").code == 0
 
-        revoked = hub("credentials", "revoke", "node", "pi-3", "-o", "json")
+        revoked = hub.ask("credentials", "revoke", "node", "pi-3", "-o", "json")
         assert [each["role"] for each in revoked.json] == ["agent", "worker"]
-        hub.until(lambda: "pi-3" not in hub("query", "name=pi-3,state=alive").out)
+        hub.until(lambda: "pi-3" not in hub.ask("query", "name=pi-3,state=alive").out)
     finally:
         assert pi.end() == 0
     refused = minicloud("join", str(line), "--data", str(data))
@@ -151,9 +154,9 @@ def test_what_is_pasted_must_be_whole(tmp_path: Path) -> None:
 
 
 def test_a_stack_is_not_made_a_node_of_another(hub: Stack, folder: Path) -> None:
-    line = hub("credentials", "add", "node", "confused", "-o", "json").json["join"]
+    line = hub.ask("credentials", "add", "node", "confused", "-o", "json").json["join"]
     said = minicloud("join", "-", "--data", str(folder / "data"), stdin=line)
     assert (said.code, "belongs to a stack of its own" in said.err) == (1, True)
-    rotated = hub("credentials", "rotate", "node", "confused", "-o", "json").json["join"]
+    rotated = hub.ask("credentials", "rotate", "node", "confused", "-o", "json").json["join"]
     assert Invitation.read(rotated).secrets != Invitation.read(line).secrets
     assert json.loads((folder / "data" / "stack.json").read_text())["minicloud"] == "home"

@@ -45,7 +45,9 @@ class Terminal:
     def until(self, true: Callable[[], bool], seconds: float = 40.0) -> None:
         deadline = time.monotonic() + seconds
         while not true():
-            assert time.monotonic() < deadline, self.text
+            if time.monotonic() > deadline:
+                self.process.terminate()
+                raise AssertionError(self.text)
             if select.select([self._ours], [], [], 0.1)[0]:
                 try:
                     self.raw += os.read(self._ours, 65536).decode(errors="replace")
@@ -57,7 +59,8 @@ class Terminal:
         if number is not None:
             self.process.send_signal(number)
         with suppress(AssertionError):
-            self.until(lambda: False, 5.0)
+            self.until(lambda: self.process.poll() is not None)
+            self.until(lambda: False, 0.2)  # what it said last
         os.close(self._ours)
         return self.process.wait(10)
 
