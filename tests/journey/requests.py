@@ -5,6 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from tests.worker.conftest import carrying
+
 
 def page(ground: Path, starts: Path, name: str, **fields: Any) -> dict[str, Any]:
     """A web server in a process; each start of it is a line in ``starts``."""
@@ -20,6 +24,7 @@ def page(ground: Path, starts: Path, name: str, **fields: Any) -> dict[str, Any]
         "ports": [{"name": "http", "port": 8080}],
         "health": {"http": "/"},
         **fields,
+        "env": {**fields.get("env", {}), **_marked(starts, name)},
     }
 
 
@@ -33,7 +38,27 @@ def job(starts: Path, name: str, **fields: Any) -> dict[str, Any]:
         "resources": {"cpu": "50m", "memory": "16MiB"},
         "restart": "never",
         **fields,
+        "env": _marked(starts, name),
     }
+
+
+def instances(starts: Path, name: str) -> list[int]:
+    """The first process of each live instance of a deployment; what they forked to answer does not count."""
+    ((mark, value),) = _marked(starts, name).items()
+    found = carrying(f"{mark}={value}")
+    return [pid for pid in found if _parent(pid) not in found]
+
+
+def _marked(starts: Path, name: str) -> dict[str, str]:
+    """What only the workloads of this deployment of this test carry on this machine."""
+    return {"JOURNEY": f"{starts}:{name}"}
+
+
+def _parent(pid: int) -> int:
+    try:
+        return psutil.Process(pid).ppid()
+    except psutil.NoSuchProcess:
+        return 0
 
 
 def started(starts: Path, name: str) -> list[int]:
