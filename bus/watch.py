@@ -111,9 +111,11 @@ class Reader:
             yield item
 
     async def _make(self) -> str:
-        if self._consumer:
+        # Under a fixed name a killed predecessor may have left one, which goes on delivering to the dead.
+        former = self._consumer or self._fixed
+        if former:
             with suppress(MinicloudError):
-                await self._js.api(f"CONSUMER.DELETE.{self._name}.{self._consumer}", timeout=1.0)
+                await self._js.api(f"CONSUMER.DELETE.{self._name}.{former}", timeout=1.0)
         self._consumer = self._fixed or ephemeral_name()
         config: dict[str, Any] = {
             "name": self._consumer,
