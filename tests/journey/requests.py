@@ -1,4 +1,8 @@
-"""The requests that the journeys publish: a page that tells its start, and a job that runs once."""
+"""The requests that the journeys publish: a page that tells its start, and a job that runs once.
+
+A worker gives a workload its own port number where it is free; so each asks for one of its own, lest two
+sites that start in the same moment reach for the same.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from tests.parts.process import free_port
 from tests.worker.conftest import carrying
 
 
@@ -21,7 +26,7 @@ def page(ground: Path, starts: Path, name: str, **fields: Any) -> dict[str, Any]
         "runtimes": ["process"],
         "images": {"process": {"command": ["/bin/sh", "-c", script]}},
         "resources": {"cpu": "50m", "memory": "32MiB"},
-        "ports": [{"name": "http", "port": 8080}],
+        "ports": [{"name": "http", "port": free_port()}],
         "health": {"http": "/"},
         **fields,
         "env": {**fields.get("env", {}), **_marked(starts, name)},

@@ -16,6 +16,7 @@ from tests.journey.conftest import MakeSite
 from tests.journey.requests import instances, job, page, started
 from tests.journey.site import NODE, Site, eventually, witness
 from tests.journey.waits import in_state
+from tests.parts.process import free_port
 from tests.parts.qemu import Qemu
 from tests.parts.runc import Runc
 from tests.worker.conftest import needs_root
@@ -140,7 +141,7 @@ async def test_one_event_makes_a_container(
             "name": "box", "runtimes": ["container", "process"],
             "images": {"container": {"layout": str(images / "hello-container/hello-oci")},
                        "process": {"command": ["false"]}},
-            "resources": {"cpu": "250m", "memory": "32MiB"}, "ports": [{"name": "http", "port": 8080}],
+            "resources": {"cpu": "250m", "memory": "32MiB"}, "ports": [{"name": "http", "port": free_port()}],
             "env": {"GREETING": "good evening"}, "health": {"http": "/"},
         })  # fmt: skip
         (replica,) = status.replicas
@@ -149,6 +150,7 @@ async def test_one_event_makes_a_container(
         await stopped(cloud, "box")
 
 
+@pytest.mark.slow
 async def test_one_event_makes_a_unikernel(
     make_site: MakeSite, images: Path, programs: Path, qemu: Qemu
 ) -> None:
@@ -162,7 +164,7 @@ async def test_one_event_makes_a_unikernel(
             "name": "uni", "runtimes": ["unikernel"],
             "images": {"unikernel": {"kernel": str(images / "hello-unikernel/hello.elf"),
                                      "arguments": ["$(PORT)"]}},
-            "resources": {"cpu": "250m", "memory": "64MiB"}, "ports": [{"name": "http", "port": 8080}],
+            "resources": {"cpu": "250m", "memory": "64MiB"}, "ports": [{"name": "http", "port": free_port()}],
             "env": {"GREETING": "hello from nowhere"}, "health": {"http": "/"},
         })  # fmt: skip
         (replica,) = status.replicas
