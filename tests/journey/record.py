@@ -7,8 +7,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from bus.bus import Bus
 from bus.streams import Stream, stream_of
 from bus.watch import Reader
@@ -17,9 +15,8 @@ from schemas.event import EventData, read_event
 from schemas.node import Presence
 from schemas.resource import ResourceChange
 from schemas.workload import DesiredWorkload, ObservedWorkload, WorkerStatus
-from tests.journey.requests import started
+from tests.journey.requests import instances, started
 from tests.journey.site import NODE, Site
-from tests.worker.conftest import carrying
 
 
 async def kept(bus: Bus, subject: str) -> list[tuple[str, bytes]]:
@@ -104,21 +101,8 @@ class Record:
         assert (self.observed.state, self.observed.generation) == (state, 1), story
         pids = started(starts, self.deployment)
         assert len(pids) == 1, f"started {len(pids)} times\n{story}"
-        alive = instances(self.deployment)
+        alive = instances(starts, self.deployment)
         assert alive == (pids if state == "running" else []), f"{alive} are alive of {pids}\n{story}"
-
-
-def instances(deployment: str) -> list[int]:
-    """The first process of each live instance of replica 0; what they forked to answer does not count."""
-    found = carrying(f"MINICLOUD_WORKLOAD={deployment}-0")
-    return [pid for pid in found if _parent(pid) not in found]
-
-
-def _parent(pid: int) -> int:
-    try:
-        return psutil.Process(pid).ppid()
-    except psutil.NoSuchProcess:
-        return 0
 
 
 async def node_must_hold(site: Site, bus: Bus) -> None:

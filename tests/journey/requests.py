@@ -1,9 +1,18 @@
-"""The requests that the journeys publish: a page that tells its start, and a job that runs once."""
+"""The requests that the journeys publish: a page that tells its start, and a job that runs once.
+
+A worker gives a workload its own port number where it is free; so each asks for one of its own, lest two
+sites that start in the same moment reach for the same.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+
+import psutil
+
+from tests.parts.process import free_port
+from tests.worker.conftest import carrying
 
 
 def page(ground: Path, starts: Path, name: str, **fields: Any) -> dict[str, Any]:
@@ -17,9 +26,10 @@ def page(ground: Path, starts: Path, name: str, **fields: Any) -> dict[str, Any]
         "runtimes": ["process"],
         "images": {"process": {"command": ["/bin/sh", "-c", script]}},
         "resources": {"cpu": "50m", "memory": "32MiB"},
-        "ports": [{"name": "http", "port": 8080}],
+        "ports": [{"name": "http", "port": free_port()}],
         "health": {"http": "/"},
         **fields,
+        "env": {**fields.get("env", {}), **_marked(starts, name)},
     }
 
 
@@ -33,7 +43,27 @@ def job(starts: Path, name: str, **fields: Any) -> dict[str, Any]:
         "resources": {"cpu": "50m", "memory": "16MiB"},
         "restart": "never",
         **fields,
+        "env": _marked(starts, name),
     }
+
+
+def instances(starts: Path, name: str) -> list[int]:
+    """The first process of each live instance of a deployment; what they forked to answer does not count."""
+    ((mark, value),) = _marked(starts, name).items()
+    found = carrying(f"{mark}={value}")
+    return [pid for pid in found if _parent(pid) not in found]
+
+
+def _marked(starts: Path, name: str) -> dict[str, str]:
+    """What only the workloads of this deployment of this test carry on this machine."""
+    return {"JOURNEY": f"{starts}:{name}"}
+
+
+def _parent(pid: int) -> int:
+    try:
+        return psutil.Process(pid).ppid()
+    except psutil.NoSuchProcess:
+        return 0
 
 
 def started(starts: Path, name: str) -> list[int]:

@@ -18,7 +18,7 @@ from schemas.node import Measurement
 from tests.journey.conftest import MakeSite
 from tests.journey.record import events, kept
 from tests.journey.site import eventually, witness
-from tests.journey.test_kill import alive
+from tests.journey.waits import alive
 
 KILLS = 4
 BETWEEN = 40  # acknowledgements

@@ -15,10 +15,11 @@ import pytest
 
 from minicloud.client import Minicloud
 from schemas.errors import Unavailable
-from tests.journey.record import Record, instances
-from tests.journey.requests import job, page, started
+from tests.journey.record import Record
+from tests.journey.requests import instances, job, page, started
 from tests.journey.site import NODE, Site, Witness, eventually
-from tests.journey.test_kill import arrived, in_state, watched
+from tests.journey.test_kill import arrived, watched
+from tests.journey.waits import in_state
 
 pytestmark = pytest.mark.slow
 
@@ -65,7 +66,7 @@ async def test_the_agent(site: Site, ground: Path, starts: Path) -> None:
         with frozen(site, "agent"):
             mark = len(seen.seen)
             await seen.until(is_status("agentless", "lost"), after=mark, seconds=60)
-            assert instances("agentless") == started(starts, "agentless")
+            assert instances(starts, "agentless") == started(starts, "agentless")
             asked = await cloud.request(job(starts, "while-agentless"))
             await seen.until(is_status(asked, "unschedulable"), after=mark)
         await seen.until(is_status("agentless", "running"), after=mark)
@@ -125,6 +126,6 @@ async def test_the_broker(site: Site, ground: Path, starts: Path) -> None:
                 )
             with pytest.raises(Unavailable):
                 await cloud.bus.jetstream.api("INFO", timeout=1.0)
-            assert instances("brokerless") == started(starts, "brokerless")
+            assert instances(starts, "brokerless") == started(starts, "brokerless")
         asked = await cloud.request(job(starts, "after-brokerless"))
         await untouched(site, seen, cloud, starts, "brokerless", [asked])

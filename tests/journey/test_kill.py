@@ -17,10 +17,11 @@ import pytest
 
 import minicloud
 from minicloud.client import Minicloud
-from schemas.errors import MinicloudError, Unavailable
+from schemas.errors import Unavailable
 from tests.journey.record import Record, node_must_hold
 from tests.journey.requests import job, page
-from tests.journey.site import NODE, VICTIMS, Seen, Site, Witness, eventually, witness
+from tests.journey.site import VICTIMS, Seen, Site, Witness, eventually, witness
+from tests.journey.waits import alive, in_state
 
 #: Events from two requests at once to the running page and the ended job, on a site that is up.
 EVENTS = 21
@@ -75,23 +76,6 @@ async def publish(cloud: Minicloud, document: dict[str, Any]) -> str | None:
         return await cloud.request(document)
     except Unavailable:
         return None
-
-
-async def in_state(cloud: Minicloud, deployment: str, state: str) -> None:
-    async def ask() -> bool:
-        try:
-            return bool((await cloud.deployment(deployment))["state"] == state)
-        except MinicloudError:  # vim is away, or has not heard of it yet
-            return False
-
-    await eventually(ask, f"{deployment} is {state}")
-
-
-async def alive(cloud: Minicloud) -> None:
-    async def ask() -> bool:
-        return bool((await cloud.query(f"name={NODE},worker,state=alive", fields=["name"])).nodes)
-
-    await eventually(ask, f"{NODE} is in the index")
 
 
 async def arrived(

@@ -17,6 +17,7 @@ from tests.journey.conftest import MakeSite
 from tests.journey.requests import page, started
 from tests.journey.site import NODE, Site
 from tests.journey.test_journey import build, fetch, ready, search, stopped
+from tests.parts.process import free_port
 from tests.parts.qemu import Qemu
 from tests.parts.runc import Runc
 
@@ -110,7 +111,7 @@ async def test_an_ordinary_user_gets_processes_and_unikernels(
         status = await cloud.deploy({
             "name": "uni", "runtimes": ["container", "unikernel"],
             "images": {"unikernel": image, "container": {"rootfs": str(ground), "command": ["/busybox"]}},
-            "resources": {"memory": "64MiB"}, "ports": [{"name": "http", "port": 8080}], "health": {"http": "/"},
+            "resources": {"memory": "64MiB"}, "ports": [{"name": "http", "port": free_port()}], "health": {"http": "/"},
         })  # fmt: skip
         assert (status.state, status.replicas[0].runtime) == ("running", "unikernel"), site.logs()
         assert "from a unikernel" in await fetch(status.replicas[0].endpoints[0]["url"])

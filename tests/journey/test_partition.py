@@ -19,10 +19,10 @@ import minicloud
 from schemas.node import Measurement
 from tests.journey.conftest import MakeSite
 from tests.journey.link import EDGE, Cable, EdgeNode, inside
-from tests.journey.record import Record, instances, kept
-from tests.journey.requests import page, started
+from tests.journey.record import Record, kept
+from tests.journey.requests import instances, page, started
 from tests.journey.site import NODE, Site, Witness, eventually, witness
-from tests.journey.test_kill import in_state
+from tests.journey.waits import in_state
 from tests.worker.conftest import leftovers, needs_root
 
 pytestmark = [pytest.mark.slow, needs_root]
@@ -35,9 +35,6 @@ class Land:
     site: Site
     cable: Cable
     edge: EdgeNode
-
-    def running(self, deployment: str) -> list[int]:
-        return instances(deployment)
 
 
 @pytest.fixture
@@ -108,12 +105,12 @@ async def test_a_short_cut_replaces_nothing_and_the_spool_is_sent(
         land.cable.cut()
         mark = await told(seen, "short", "lost", after=mark)
         lost = datetime.now(UTC)
-        assert land.running("short") == [pid], "it runs on while its node is cut off"
+        assert instances(starts, "short") == [pid], "it runs on while its node is cut off"
 
         land.cable.mend()
         await told(seen, "short", "running", after=mark)
         await joined(cloud)
-        assert land.running("short") == [pid]
+        assert instances(starts, "short") == [pid]
         (await Record.of(seen.bus, "short", EDGE)).must_hold(starts, "running")
 
         async def measured() -> int:
@@ -149,15 +146,19 @@ async def test_a_long_cut_is_replaced_and_nothing_is_doubled_on_return(
         mark = await told(seen, "long", "running", after=lost)
         _, second = started(starts, "long")
         assert (await cloud.deployment("long"))["replicas"][0]["node"] == NODE
-        assert sorted(land.running("long")) == sorted([first, second]), "the old self runs on, unreachable"
+        assert sorted(instances(starts, "long")) == sorted([first, second]), (
+            "the old self runs on, unreachable"
+        )
 
         land.cable.mend()
         await joined(cloud)
         await told(seen, "only", "running", after=mark)
-        await eventually(lambda: land.running("long") == [second], "the old self ends when its node returns")
+        await eventually(
+            lambda: instances(starts, "long") == [second], "the old self ends when its node returns"
+        )
         await in_state(cloud, "bound", "running")
-        assert land.running("only") == [only], "a singleton stays where it is"
-        assert land.running("bound") == [bound], "what runs nowhere else stays where it is"
+        assert instances(starts, "only") == [only], "a singleton stays where it is"
+        assert instances(starts, "bound") == [bound], "what runs nowhere else stays where it is"
         assert (started(starts, "only"), started(starts, "bound")) == ([only], [bound])
         assert len(started(starts, "long")) == 2
         await in_state(cloud, "long", "running")
@@ -176,7 +177,7 @@ async def test_a_worker_killed_while_its_node_is_cut_off_takes_over_without_the_
         land.edge.end("worker", 9)
         land.edge.start("worker")
         await told(seen, "alone", "lost", after=mark)
-        assert land.running("alone") == [pid]
+        assert instances(starts, "alone") == [pid]
         land.cable.mend()
         await joined(cloud)
         await in_state(cloud, "alone", "running")
@@ -184,5 +185,5 @@ async def test_a_worker_killed_while_its_node_is_cut_off_takes_over_without_the_
             lambda event: event.subject == f"mc.home.node.{EDGE}.worker" and event.data["state"] == "ready",
             after=mark,
         )
-        assert land.running("alone") == [pid]
+        assert instances(starts, "alone") == [pid]
         assert started(starts, "alone") == [pid]

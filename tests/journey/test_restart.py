@@ -9,10 +9,10 @@ import httpx
 import pytest
 
 import minicloud
-from tests.journey.record import Record, instances, node_must_hold
-from tests.journey.requests import job, page, started
+from tests.journey.record import Record, node_must_hold
+from tests.journey.requests import instances, job, page, started
 from tests.journey.site import Site, eventually, witness
-from tests.journey.test_kill import alive, in_state
+from tests.journey.waits import alive, in_state
 
 
 async def answers(url: str) -> bool:
@@ -28,12 +28,13 @@ async def test_a_killed_stack_leaves_its_workloads_to_the_next(
         await alive(cloud)
         url = (await cloud.deploy(page(ground, starts, "stays"))).replicas[0].endpoints[0]["url"]
         await cloud.deploy(job(starts, "done"))
+        await in_state(cloud, "done", "completed")
     (pid,) = started(starts, "stays")
     worker = own_site.pid("worker")
     own_site.kill("up")
     await eventually(lambda: not Path(f"/proc/{worker}").exists(), "the worker ends with its parent")
     assert await answers(url)
-    assert instances("stays") == [pid]
+    assert instances(starts, "stays") == [pid]
 
     own_site.start()
     async with minicloud.connect(own_site.data) as cloud, witness(own_site) as seen:
@@ -55,15 +56,16 @@ async def test_a_stopped_stack_starts_again_what_had_not_ended(
         await alive(cloud)
         await cloud.deploy(page(ground, starts, "again"))
         await cloud.deploy(job(starts, "once"))
+        await in_state(cloud, "once", "completed")
     own_site.stop()
-    assert instances("again") == []
+    assert instances(starts, "again") == []
 
     own_site.start()
     async with minicloud.connect(own_site.data) as cloud:
         await alive(cloud)
         await in_state(cloud, "again", "running")
         await in_state(cloud, "once", "completed")
-        assert len(instances("again")) == 1
+        assert len(instances(starts, "again")) == 1
         assert len(started(starts, "again")) == 2
         assert len(started(starts, "once")) == 1, "a job that had ended was run again"
         assert {one["deployment"]: one["generation"] for one in await cloud.deployments()} == {

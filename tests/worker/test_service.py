@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -220,3 +221,27 @@ async def test_noise_among_the_levels_changes_nothing(site: Site) -> None:
     await site.desire(state="stopped", workload="other-0", deployment="other", generation=2)
     await site.until(lambda level: isinstance(level, ObservedWorkload) and level.workload == "other-0"
                      and level.state == "stopped")  # fmt: skip
+
+
+@pytest.mark.parametrize("script", ["exit 0", "exit 3"])
+async def test_a_job_that_ended_is_not_run_again(site: Site, script: str) -> None:
+    site.start("--stop-workloads")
+    await site.desire("sh", "-c", script, restart="never")
+    ended = await site.until_state("completed" if script == "exit 0" else "failed")
+    site.kill(signal.SIGTERM)
+    for lost in (False, True):  # at last with the folder of another disk
+        if lost:
+            shutil.rmtree(site.data)
+        begin = len(site.seen)
+        site.start("--stop-workloads")
+        await site.desire("sleep", "1000", workload="other-0", deployment="other")
+        await site.until(lambda level: isinstance(level, ObservedWorkload) and level.workload == "other-0"
+                         and level.state == "running")  # fmt: skip
+        told = [level for level in site.seen[begin:] if getattr(level, "workload", "") == "job-0"]
+        assert {level.state for level in told} <= {ended.state}
+        site.kill(signal.SIGTERM)
+        await site.until(lambda level: isinstance(level, WorkerStatus) and level.state == "stopped")
+    site.start()
+    await site.desire(state="stopped", workload="other-0", deployment="other", generation=2)
+    await site.until(lambda level: isinstance(level, ObservedWorkload) and level.workload == "other-0"
+                     and level.generation == 2)  # fmt: skip
