@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,16 @@ def mongo_peer(rows: list[Row]) -> Iterator[Mongo | None]:
         yield Mongo(database["nodes"], rows, name)
 
 
+def others(rows: list[Row]) -> Iterator[Callable[[], AbstractContextManager[Peer | None]]]:
+    """How to make each of the others, when its turn comes."""
+    frame = frame_of(rows)
+    yield lambda: nullcontext(Polars(frame))
+    yield lambda: nullcontext(DuckDb(frame))
+    if len(rows) <= _SMALL:
+        yield lambda: nullcontext(Sqlite(rows))
+        yield lambda: mongo_peer(rows)
+
+
 def checked(peer: Peer, truth: Dicts, asked: list[Query], when: str) -> None:
     """Compare with brute force; a wrong answer ends the benchmark."""
     for query in asked:
@@ -239,19 +250,14 @@ def one_size(count: int, asked: list[Query], updates: int, checks: int) -> tuple
     print(
         f"{'engine':<20}{'query p50 ms':>13}{'p99 ms':>10}{'p50 ratio':>11}{'updates/s':>12}  {'given':<10}"
     )
-    with contextlib.ExitStack() as stack:
-        peers: list[Peer] = [ours, truth]
-        frame = frame_of(rows)
-        peers += [Polars(frame), DuckDb(frame)]
-        if count <= _SMALL:
-            peers.append(Sqlite(rows))
-        if count <= _SMALL and (mongo := stack.enter_context(mongo_peer(rows))):
-            peers.append(mongo)
-        gc.collect()
-        gc.freeze()
-        best = 0.0
-        # The truth itself is changed last: until then it says what each peer started from.
-        for peer in [*(peer for peer in peers if peer is not truth), truth]:
+    gc.collect()
+    gc.freeze()
+    best = 0.0
+    # The truth itself is changed last: until then it says what each peer started from.
+    for make in (lambda: nullcontext(ours), *others(rows), lambda: nullcontext(truth)):
+        with make() as peer:
+            if peer is None:
+                continue
             few = asked[: checks if peer.quick else 4]
             checked(peer, truth, few, "as loaded")
             p50, p99 = percentiles(timed(peer.ask, asked * 5 if peer is ours else asked))

@@ -91,13 +91,15 @@ async def rid(told: dict[str, Any], output: Path) -> AsyncIterator[asyncio.subpr
         await process.wait()
 
 
-async def until_answers(bus: Bus, count: int, process: asyncio.subprocess.Process) -> float:
-    """Seconds until the whole fleet is answered for."""
+async def until_answers(
+    bus: Bus, count: int, process: asyncio.subprocess.Process, part: str = "total"
+) -> float:
+    """Seconds until the whole fleet is answered for, or in the change log (``part`` is ``revision``)."""
     begun = time.perf_counter()
     while process.returncode is None:
         with contextlib.suppress(Unavailable):
             answer = await bus.request("rid", "query", {"fields": ["name"], "limit": 1}, timeout=1.0)
-            if answer["total"] >= count:
+            if answer[part] >= count:
                 return time.perf_counter() - begun
         await asyncio.sleep(0.02)
     raise AssertionError(f"rid ended with {process.returncode}")
@@ -167,10 +169,7 @@ async def run(folder: Path, count: int, times: int) -> None:
                 publishing = time.perf_counter() - begun
                 await until_answers(bus, count, process)
                 indexed = time.perf_counter() - begun
-                while (await bus.request("rid", "query", {"limit": 1, "fields": ["name"]}))[
-                    "revision"
-                ] < count:
-                    await asyncio.sleep(0.1)
+                await until_answers(bus, count, process, "revision")
                 logged = time.perf_counter() - begun
                 if url:
                     await until_written(bus, url)
