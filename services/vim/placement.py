@@ -74,6 +74,7 @@ def question(request: DeploymentRequest) -> dict[str, Any]:
         "fields": list(dict.fromkeys([*FIELDS, *extra])),
         "limit": 1000,
         "explain": True,
+        "scope": {"mode": "local"},  # only nodes of our own minicloud take workloads from us
     }
 
 
