@@ -37,6 +37,7 @@ Roles:
   user            publishes requests and reads
   viewer          reads
   fleet           simulated nodes, by MQTT; never under the name of a node with an agent of its own
+  minicloud       another minicloud that joins this one: queries and answers between the rids, nothing else
 """
 
 Command = Callable[..., None]
