@@ -118,7 +118,7 @@ class Federation:
         query = parse_query(document, {*self._index.names(), *self.peers.names})
         mapped = self._mapper.map(query, document)
         others, parts = self._others(mapped)
-        if not others and not parts:
+        if query.scope.mode == "local" and not parts:
             return self._answers.query(document, mapped.seen)
         # Sent before we look into our own index: the others work meanwhile.
         asked = [

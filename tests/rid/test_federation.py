@@ -88,8 +88,9 @@ async def test_only_those_that_are_named_are_asked_and_an_unknown_one_is_told(
     assert {node["minicloud"] for node in one["nodes"]} == {"pisa"}
     assert list(coverage(one)) == ["pisa"]
     assert one["complete"]
-    own = await athens.ask(scope={"miniclouds": ["athens"]})
+    own = await athens.ask(scope={"miniclouds": ["athens"]}, fields=["id"])
     assert (own["total"], list(coverage(own))) == (12, ["athens"])
+    assert {node["minicloud"] for node in own["nodes"]} == {"athens"}
     local = await athens.ask(scope={"mode": "local"})
     assert (local["total"], list(coverage(local)), local["complete"]) == (12, ["athens"], True)
     unknown = await athens.ask(scope={"miniclouds": ["pisa", "pizza"], "deadline": "10s"})
