@@ -49,7 +49,7 @@ class Bus:
         subjects: the minicloud's subjects.
     """
 
-    def __init__(self, wire: Wire, minicloud: str, name: str) -> None:
+    def __init__(self, wire: Wire, minicloud: str, name: str, *, discoverable: bool = True) -> None:
         self.minicloud = minicloud
         self.name = name
         self.source = f"/{minicloud}/{name}"
@@ -57,19 +57,36 @@ class Bus:
         self.wire = wire
         self.jetstream = JetStream(wire)
         self.buried = 0
+        self._discoverable = discoverable
         self._instance = os.urandom(6).hex()
         self._micro: dict[str, MicroService] = {}
         self._running: list[Consumption] = []
 
     @classmethod
-    async def connect(cls, endpoint: Endpoint, minicloud: str, name: str, *, timeout: float = 30.0) -> Self:
+    async def connect(
+        cls,
+        endpoint: Endpoint,
+        minicloud: str,
+        name: str,
+        *,
+        timeout: float = 30.0,
+        discoverable: bool = True,
+    ) -> Self:
         """Connect as ``name`` to the minicloud's broker.
+
+        Args:
+            endpoint: where it is and who we are there.
+            minicloud: whose bus it is.
+            name: who we are in events.
+            timeout: seconds.
+            discoverable: whether tools find the verbs that are served; on links between miniclouds none may.
 
         Raises:
             Forbidden: the broker refuses the credential.
             Unavailable: no broker within ``timeout`` seconds.
         """
-        bus = cls(await NatsWire.connect(endpoint, timeout), minicloud, name)
+        wire = await NatsWire.connect(endpoint, timeout)
+        bus = cls(wire, minicloud, name, discoverable=discoverable)
         await bus.jetstream.start()
         return bus
 
@@ -344,7 +361,7 @@ class Bus:
         micro = self._micro.get(service)
         if micro is None:
             micro = self._micro[service] = MicroService(self.wire, service, self._instance)
-            if instance is None:
+            if instance is None and self._discoverable:
                 await micro.start()
 
         async def answer(payload: bytes) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -124,6 +125,8 @@ class Joined:
         for role, command in arguments.items():
             environment = {**self._environment(role), "MINICLOUD_BIND": bind}
             made.services[role] = Service(role, command, environment)
+        # If we are killed, workloads run on and the next worker adopts them.
+        made.services["worker"].orphaned = signal.SIGKILL
         return made
 
     def _environment(self, role: str) -> dict[str, str]:

@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import Final
 
 from bus.broker import Broker
-from bus.broker_config import BrokerSettings, Tls
+from bus.broker_config import BrokerSettings, Join, Tls
 from bus.bus import Bus
 from bus.credentials import Credentials
+from bus.permissions import user_name
 from bus.port import Endpoint
 from minicloud.site import Site, with_host
-from schemas.errors import Unavailable
+from schemas.errors import InvalidDocument, Unavailable
 
 _PR_SET_PDEATHSIG: Final = 1
 _SETTLED: Final = 15.0  # seconds of life after which an end is not one more of a row
@@ -60,6 +61,10 @@ class StackSettings:
             for; None where none can.
         agent_options: passed on to the agent: labels, region, interval.
         allow_root: whether workloads whose request says so may run as root.
+        leaf_port: where other miniclouds may join; 0 picks a free one and keeps it, None lets nobody in.
+        join: miniclouds to join, ``nats-leaf://host:port``.
+        leaf_password_file: our secret there, one a line in the order of ``join``.
+        leaf_ca: PEM file that the certificates of joined brokers are checked against.
     """
 
     data: Path
@@ -74,6 +79,38 @@ class StackSettings:
     address: str | None = None
     agent_options: list[str] = field(default_factory=list)
     allow_root: bool = False
+    leaf_port: int | None = None
+    join: list[str] = field(default_factory=list)
+    leaf_password_file: Path | None = None
+    leaf_ca: Path | None = None
+
+    @property
+    def linked(self) -> bool:
+        """Whether there are links to other miniclouds."""
+        return self.leaf_port is not None or bool(self.join)
+
+    def joins(self) -> tuple[Join, ...]:
+        """The miniclouds to join, with our secrets there.
+
+        Raises:
+            InvalidDocument: there is no secret for one of them.
+        """
+        secrets: list[str] = []
+        if self.leaf_password_file is not None:
+            try:
+                secrets = self.leaf_password_file.read_text().split()
+            except OSError as error:
+                raise InvalidDocument(str(error), field="leaf-password-file") from None
+        if len(secrets) < len(self.join):
+            raise InvalidDocument(
+                f"{len(self.join)} miniclouds to join and {len(secrets)} secrets",
+                field="leaf-password-file",
+                expected=f"the secret that `minicloud credentials add minicloud {self.minicloud}` shows there",
+            )
+        user = user_name("minicloud", self.minicloud)
+        return tuple(
+            Join(url, user, secret, self.leaf_ca) for url, secret in zip(self.join, secrets, strict=False)
+        )
 
 
 @dataclass
@@ -110,7 +147,14 @@ class Stack:
         self.broker = Broker(
             self.data,
             BrokerSettings(
-                host=settings.host, port=settings.nats_port, mqtt_port=settings.mqtt_port, tls=settings.tls
+                host=settings.host,
+                port=settings.nats_port,
+                mqtt_port=settings.mqtt_port,
+                tls=settings.tls,
+                # Brokers that are linked must have different names.
+                name=settings.minicloud if settings.linked else "minicloud",
+                leaf_port=settings.leaf_port,
+                join=settings.joins(),
             ),
         )
         self._ca = str(settings.tls.ca.absolute()) if settings.tls and settings.tls.ca else None
@@ -132,6 +176,8 @@ class Stack:
             self._credentials.ensure(role, name)
         await asyncio.to_thread(self.broker.start)
         self._say(f"broker: NATS {self.url}, MQTT {self.mqtt_url}")
+        if self.settings.leaf_port is not None:
+            self._say(f"other miniclouds may join at {self.broker.leaf_url}")
         await self._ensure_streams()
         self._declare()
         self._processes.start()
@@ -175,13 +221,17 @@ class Stack:
     def _principals(self) -> list[tuple[str, str]]:
         node = self.settings.node
         principals = [("service", "rid"), ("service", "vim"), ("worker", node), ("agent", node)]
-        return principals + ([("fleet", "local")] if self.settings.fleet else [])
+        principals += [("fleet", "local")] if self.settings.fleet else []
+        return principals + ([("minicloud", self.settings.minicloud)] if self.settings.linked else [])
 
     def _declare(self) -> None:
         s = self.settings
         s.rid_port = s.rid_port or _free_port(self.data / "rid.port")
         python = [sys.executable, "-m"]
-        self._add("rid", [*python, "services.rid"], "service", "rid", MINICLOUD_HTTP_PORT=str(s.rid_port))
+        link = self.data / "secrets" / user_name("minicloud", s.minicloud)
+        links = {"MINICLOUD_LINK_PASSWORD_FILE": str(link)} if s.linked else {}
+        rid = [*python, "services.rid"]
+        self._add("rid", rid, "service", "rid", MINICLOUD_HTTP_PORT=str(s.rid_port), **links)
         self._add("vim", [*python, "services.vim"], "service", "vim")
         worker = [*python, "services.vim.worker", "--node", s.node, "--data", str(self.data / "worker")]
         worker += ["--stop-workloads", *(["--allow-root"] if s.allow_root else [])]

@@ -11,7 +11,15 @@ import difflib
 from collections.abc import Collection
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, PrivateAttr, ValidationError, ValidationInfo, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    computed_field,
+    model_validator,
+)
 
 from schemas.errors import InvalidQuery
 from schemas.event import Document, invalid
@@ -135,6 +143,9 @@ class Coverage(BaseModel):
         answered: whether it answered.
         age: seconds since anything was heard from its nodes; None where nothing was.
         nodes: how many nodes it knows.
+        via: how it answered: ``index`` is our own, ``copy`` our copy of its nodes, ``link`` its own rid.
+        behind: of a copy, seconds since it was known to lack nothing.
+        reason: why there is no answer, a sentence.
     """
 
     minicloud: str
@@ -142,6 +153,9 @@ class Coverage(BaseModel):
     answered: bool = True
     age: float | None = None
     nodes: int = 0
+    via: Literal["index", "copy", "link"] | None = None
+    behind: float | None = None
+    reason: str | None = None
 
 
 class Rejected(BaseModel):
@@ -154,6 +168,7 @@ class Rejected(BaseModel):
         had: what these nodes had, numbers rounded to two digits; None where they have nothing.
         nodes: their names, cut where there are very many.
         count: how many they are.
+        minicloud: whose they are, where several miniclouds answered.
     """
 
     reason: str
@@ -162,6 +177,7 @@ class Rejected(BaseModel):
     had: str | None = None
     nodes: list[str]
     count: int
+    minicloud: str | None = None
 
 
 class Answer(BaseModel):
@@ -174,6 +190,7 @@ class Answer(BaseModel):
         coverage: how complete and fresh it is.
         took: seconds.
         rejected: with ``explain``, why the others do not match.
+        complete: whether everybody who was meant has answered; ``coverage`` says who did not.
     """
 
     nodes: list[dict[str, Any]]
@@ -182,3 +199,9 @@ class Answer(BaseModel):
     coverage: list[Coverage]
     took: float
     rejected: list[Rejected] = []
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def complete(self) -> bool:
+        """Whether everybody who was meant has answered."""
+        return all(part.answered for part in self.coverage)

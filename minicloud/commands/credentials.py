@@ -39,6 +39,7 @@ Roles:
   agent           what a node is and does, under its own name, by MQTT
   worker          runs the workloads of the node it is named after
   fleet           simulated nodes, by MQTT; never under the name of a node with an agent of its own
+  minicloud       another minicloud that joins this one: queries and answers between the rids, nothing else
   admin, service  everything
 """
 

@@ -117,9 +117,14 @@ async def query(
             answer = await cloud.query(question, **more)
     if output == "table":
         columns = ["name", *(name for name in wanted if name != "name")] if wanted else _COLUMNS
+        if len(answer.coverage) > 1:
+            columns = list(dict.fromkeys([columns[0], "minicloud", *columns[1:]]))
         show(answer.nodes, output, columns=columns, none="no node matches")
         for group in answer.rejected or []:
             click.echo(f"  {len(group.nodes)} x {group.reason}: {', '.join(group.nodes[:8])}", err=True)
+        for part in answer.coverage:
+            if not part.answered:
+                click.echo(f"  without {part.minicloud}: {part.reason}", err=True)
     else:
         show_one(answer.model_dump(mode="json"), output)
     return 0 if answer.nodes else 1

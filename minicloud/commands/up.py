@@ -40,6 +40,12 @@ Examples:
 \b
 Another machine becomes a node with one line (see `minicloud join --help`):
   minicloud credentials add node pi-3
+
+\b
+Two sites as one (docs/federation.md):
+  athens$ minicloud up --minicloud athens --host 0.0.0.0 --leaf-port 7422
+  athens$ minicloud credentials add minicloud pisa        # its secret goes to Pisa, into a file
+  pisa$   minicloud up --minicloud pisa --join nats-leaf://athens:7422 --leaf-password-file secret
 """
 )
 @data_option
@@ -64,6 +70,20 @@ Another machine becomes a node with one line (see `minicloud join --help`):
 @click.option("--region", multiple=True, metavar="KEY=VALUE", help="Where the machine is.")
 @click.option("--label", multiple=True, metavar="KEY=VALUE", help="A label of the machine.")
 @click.option("--allow-root", is_flag=True, help="Let workloads run as root if their request says so.")
+@click.option("--leaf-port", type=int, default=None, help="Let other miniclouds join here; 7422 is usual.")
+@click.option("--join", multiple=True, metavar="URL", help="Join another one, nats-leaf://host:7422.")
+@click.option(
+    "--leaf-password-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Our secret there, one a line for each --join.",
+)
+@click.option(
+    "--leaf-ca",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="PEM file to check certificates of joined brokers; asks for TLS.",
+)
 @command
 async def up(
     data: Path | None,
@@ -81,6 +101,10 @@ async def up(
     region: tuple[str, ...],
     label: tuple[str, ...],
     allow_root: bool,
+    leaf_port: int | None,
+    join: tuple[str, ...],
+    leaf_password_file: Path | None,
+    leaf_ca: Path | None,
 ) -> None:
     """Start broker, rid, vim, this machine's worker and agent, and watch over them until Ctrl-C.
 
@@ -101,6 +125,10 @@ async def up(
         address=address or _address(host),
         agent_options=options,
         allow_root=allow_root,
+        leaf_port=leaf_port,
+        join=list(join),
+        leaf_password_file=leaf_password_file,
+        leaf_ca=leaf_ca,
     )
     say = partial(click.echo, err=output != "table")
     stack = Stack(settings, say)

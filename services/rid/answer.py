@@ -6,7 +6,7 @@ Nodes that are lost are left out unless the query itself speaks of ``state``.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from schemas.attributes import lookup
@@ -46,14 +46,19 @@ class Answers:
         self._revision = revision
         self._clock = clock
 
-    def query(self, document: Any) -> Answer:
+    def query(self, document: Any, seen: Collection[str] = ()) -> Answer:
         """Answer a query document.
+
+        Args:
+            document: the query.
+            seen: attributes that nobody foresaw and that nodes elsewhere have, so they may be asked for.
 
         Raises:
             InvalidQuery: names what is wrong with it.
         """
         begun = time.perf_counter()
-        query = parse_query(document, self._index.names())
+        names = self._index.names()
+        query = parse_query(document, {*names, *seen} if seen else names)
         now = self._clock()
         predicate = self.whole(query)
         ours = {"*", self._minicloud} & set(query.scope.miniclouds)
@@ -70,9 +75,19 @@ class Answers:
             nodes=[aged(node, now) for node in found.nodes],
             total=found.total,
             revision=self._revision(),
-            coverage=self._coverage(query, now),
+            coverage=self._coverage(query),
             took=round(time.perf_counter() - begun, 6),
             rejected=rejected,
+        )
+
+    def coverage(self) -> Coverage:
+        """How fresh the index is and how many nodes it has."""
+        heard = self._heard()
+        return Coverage(
+            minicloud=self._minicloud,
+            age=None if heard is None else max(0.0, round(self._clock() - heard, 3)),
+            nodes=len(self._index),
+            via="index",
         )
 
     def node(self, which: str) -> dict[str, Any]:
@@ -123,15 +138,10 @@ class Answers:
         asked = rewritten_fields(fields)
         return [aged(node, now) for node in self._index.select(rewritten(predicate, now), fields=asked).nodes]
 
-    def _coverage(self, query: Query, now: float) -> list[Coverage]:
-        heard = self._heard()
-        own = Coverage(
-            minicloud=self._minicloud,
-            age=None if heard is None else max(0.0, round(now - heard, 3)),
-            nodes=len(self._index),
-        )
+    def _coverage(self, query: Query) -> list[Coverage]:
+        own = self.coverage()
         others = [
-            Coverage(minicloud=name, asked=False, answered=False)
+            Coverage(minicloud=name, asked=False, answered=False, reason="no other minicloud is linked")
             for name in dict.fromkeys(query.scope.miniclouds)
             if name not in ("*", self._minicloud)
         ]

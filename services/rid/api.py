@@ -15,17 +15,21 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from schemas.errors import InvalidQuery, Unavailable
+from schemas.query import Answer
 from services.rid.answer import Answers
 
 _LARGEST: Final = 1024 * 1024
 _PARTS: Final = ("where", "sort", "fields", "limit", "explain")
 
 
-def routes(answers: Answers, ready: Callable[[], bool]) -> list[Route]:
+def routes(
+    answers: Answers, ask: Callable[[Any], Awaitable[Answer]], ready: Callable[[], bool]
+) -> list[Route]:
     """The routes of rid.
 
     Args:
-        answers: who answers.
+        answers: who answers about our own nodes.
+        ask: who answers a query document, from other miniclouds too.
         ready: whether the index is whole; until then every route says 503.
     """
 
@@ -40,10 +44,10 @@ def routes(answers: Answers, ready: Callable[[], bool]) -> list[Route]:
         return endpoint
 
     async def query(request: Request) -> Response:
-        return _json(answers.query(await _body(request)).model_dump(mode="json"))
+        return _json((await ask(await _body(request))).model_dump(mode="json"))
 
     async def nodes(request: Request) -> Response:
-        return _json(answers.query(_from_url(request)).model_dump(mode="json"))
+        return _json((await ask(_from_url(request))).model_dump(mode="json"))
 
     async def node(request: Request) -> Response:
         return _json(answers.node(request.path_params["which"]))

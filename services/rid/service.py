@@ -29,6 +29,7 @@ from schemas.verbs import Nothing, WhichNode
 from schemas.workload import DesiredWorkload, WorkerStatus
 from services.rid.answer import Answers
 from services.rid.api import routes
+from services.rid.federation import Federation
 from services.rid.fresh import lasting
 from services.rid.index import Index
 from services.rid.ingest import Ingest
@@ -78,6 +79,7 @@ class Rid:
         self.answers = Answers(
             self.index, settings.minicloud, lambda: self.ingest.heard, lambda: self.changes.revision
         )
+        self.federation = Federation(frame, self.index, self.answers, lambda: self.changes.revision)
         self._asked = frame.counter("rid_queries_total", "Queries answered or refused", "outcome")
         self._wrote = frame.counter("rid_changes_total", "Resource-change events published", "kind")
         nodes = frame.gauge("rid_nodes", "Nodes in the index")
@@ -94,7 +96,7 @@ class Rid:
     async def run(self) -> None:
         """Read the levels back, then answer until asked to stop."""
         s = self._bus.subjects
-        self._frame.routes += routes(self.answers, lambda: self._whole)
+        self._frame.routes += routes(self.answers, self.federation.query, lambda: self._whole)
         gc.disable()  # what is read back stays: looking through it again and again would double the time
         try:
             await self.recovery.load()
@@ -119,6 +121,7 @@ class Rid:
         self._frame.spawn(self._hold_lease())
         self._frame.spawn(self._publish())
         self._frame.spawn(self.recovery.keep(lambda: self.publishing))
+        await self.federation.start(lambda: new_index(self._frame.settings), lambda: self.publishing)
         # What was read back lives long: kept out of the collector, it costs no query a pause.
         gc.collect()
         gc.freeze()
@@ -128,6 +131,7 @@ class Rid:
             await self._frame.stopping.wait()
         finally:
             await self.recovery.close(lambda: self.publishing)
+            await self.federation.stop()
             await self._lease.release()
 
     async def _follow(self, kinds: dict[str, type[EventData]]) -> None:
@@ -179,6 +183,7 @@ class Rid:
     def _on_change(self, node: str, urgent: bool) -> None:
         self.changes.note(node, urgent)
         self.recovery.touch(node, urgent)
+        self.federation.changed(node, urgent)
         if urgent:
             self._wake.set()
 
@@ -198,7 +203,7 @@ class Rid:
 
     async def _query(self, ask: _Ask) -> bytes:
         try:
-            answer = self.answers.query(ask.root).model_dump_json().encode()
+            answer = (await self.federation.query(ask.root)).model_dump_json().encode()
             most = self._bus.wire.max_payload
             if len(answer) > most:
                 raise InvalidQuery(

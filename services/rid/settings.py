@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
+from bus.permissions import inbox_prefix, user_name
+from bus.port import Endpoint
 from bus.settings import Settings
+from schemas.errors import InvalidDocument
 
 
 class RidSettings(Settings):
@@ -39,3 +44,28 @@ class RidSettings(Settings):
     store_metrics_every: float = Field(
         default=60.0, gt=0, description="seconds between writes of what changed by its metrics alone"
     )
+    link_password: str = Field(
+        default="", repr=False, description="secret of minicloud.<minicloud>; set, rid speaks on the links"
+    )
+    link_password_file: Path | None = None
+    copies: bool = Field(default=True, description="whether to keep copies of other miniclouds' nodes")
+    copy_within: float = Field(
+        default=5.0, gt=0, description="seconds that a copy may be behind and still answer in mode auto"
+    )
+    heartbeat_every: float = Field(
+        default=1.0, gt=0, le=60, description="seconds between heartbeats on the links, and of changes there"
+    )
+
+    @property
+    def link(self) -> Endpoint | None:
+        """Where the links of the minicloud are and who we are there; None where it has none."""
+        secret = self.link_password
+        if self.link_password_file and not secret:
+            try:
+                secret = self.link_password_file.read_text().strip()
+            except OSError as error:
+                raise InvalidDocument(str(error), field="setting link_password_file") from None
+        if not secret:
+            return None
+        user = user_name("minicloud", self.minicloud)
+        return replace(self.endpoint("rid"), user=user, password=secret, inbox_prefix=inbox_prefix(user))

@@ -48,6 +48,7 @@ def question(request: DeploymentRequest, runtimes: Collection[RuntimeName] = ())
         "fields": list(dict.fromkeys([*FIELDS, *extra])),
         "limit": MOST_NODES,
         "explain": True,
+        "scope": {"mode": "local"},  # only nodes of our own minicloud take workloads from us
     }
 
 

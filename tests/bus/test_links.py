@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
@@ -13,7 +14,7 @@ import nats
 import pytest
 from nats.aio.client import Client as NatsClient
 
-from bus.broker import Broker, BrokerSettings, Join
+from bus.broker import Broker, BrokerSettings, Join, Tls
 from bus.credentials import Credential, Credentials
 from schemas.errors import InvalidDocument
 from tests.bus.clients import Told, nats_as, settle, wait_until
@@ -201,6 +202,38 @@ def test_the_link_stands_again_after_the_hub_was_killed(tmp_path: Path) -> None:
         brokers["athens"].kill()
         brokers["athens"].start()
         wait_until(lambda: linked(brokers["athens"], 2), "both are back", 20)
+
+
+def test_a_link_by_tls_is_made_to_the_right_broker_only_and_can_be_cut(tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificates")
+    right, wrong = _certificate(tmp_path / "right"), _certificate(tmp_path / "wrong")
+    known = Credentials(tmp_path / "athens", "athens")
+    there = known.add("minicloud", "pisa")
+    settings = BrokerSettings(name="athens", leaf_port=0, tls=Tls(*right))
+    with Broker(tmp_path / "athens", settings) as hub:
+        assert hub.leaf_url.startswith("tls://")
+        for ca, stands in ((wrong[0], False), (right[0], True)):
+            join = Join(hub.leaf_url, there.user, there.password, ca)
+            with Broker(tmp_path / "pisa", BrokerSettings(name="pisa", join=(join,))) as pisa:
+                log = pisa.data / "broker" / "broker.log"
+                if stands:
+                    wait_until(lambda: linked(hub), "the link stands")
+                    known.revoke("minicloud", "pisa")
+                    wait_until(lambda: linked(hub, 0), "the link is cut")
+                else:
+                    wait_until(lambda log=log: "certificate" in log.read_text(), "pisa refuses the broker")
+                    assert linked(hub, 0)
+
+
+def _certificate(folder: Path) -> tuple[Path, Path]:
+    folder.mkdir()
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    command: list[str | Path] = ["openssl", "req", "-x509", *kind, *names, "-keyout", key, "-out", cert]
+    subprocess.run(command, check=True, capture_output=True)
+    return cert, key
 
 
 @pytest.mark.parametrize("url", ["nats://hub:7422", "hub", "nats-leaf://", "nats-leaf://u:p@hub"])

@@ -170,6 +170,7 @@ async def test_the_reasons_of_those_that_do_not_match(site: Site) -> None:
             "had": "container, process, unikernel",
             "nodes": ["a", "b", "c", "e"],
             "count": 4,
+            "minicloud": None,
         }
         answer = await site.ask("cpu.arch=x86_64", explain=True)
         assert [(group["reason"], group["nodes"]) for group in answer["rejected"]] == [
