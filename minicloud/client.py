@@ -27,6 +27,7 @@ from typing import Any
 
 from bus.bus import Bus
 from bus.merge import merged
+from bus.standing import standing
 from minicloud.site import Site
 from schemas.deployment import (
     SETTLED_STATES,
@@ -177,13 +178,25 @@ class Minicloud:
         return Answer.model_validate(await self.bus.request("rid", "query", query, timeout=10.0))
 
     async def watch(
-        self, *, since: int | None = None
-    ) -> AsyncIterator[tuple[str, int, ResourceChange | None]]:
-        """Resource changes as ``(kind, revision, change)``: ITEM… SYNC (CHANGE|BOOKMARK)….
+        self, question: str | dict[str, Any] | None = None, *, since: int | None = None
+    ) -> AsyncIterator[tuple[str, int, ResourceChange | dict[str, Any] | None]]:
+        """The resource-change log, or a standing query, as ``(kind, revision, what)``.
+
+        Without a question, every change of every node: ITEM… SYNC (CHANGE|BOOKMARK)…. With one, the nodes that
+        match and how that changes: ITEM… SYNC (ENTER|UPDATE|LEAVE|BOOKMARK)…, each with the node's attributes
+        (of LEAVE its name only); RESYNC says to forget what was told, since it begins anew.
 
         Raises:
+            InvalidQuery: names what is wrong with the question.
             TooOld: ``since`` is no longer kept.
         """
+        if question is not None:
+            asked = {"where": question} if isinstance(question, str) else question
+            async with standing(self.bus, asked, since=since) as told:
+                async for one in told:
+                    node = {"name": one.node} if one.node and one.attributes is None else one.attributes
+                    yield one.kind, one.revision, node
+            return
         async with self.bus.watch({self.bus.subjects.resource(): ResourceChange}, since=since) as items:
             async for item in items:
                 yield item.kind, item.revision, item.event.data if item.event else None

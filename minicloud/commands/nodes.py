@@ -49,6 +49,7 @@ Examples:
   minicloud query 'region.city in (Athens,Pisa),gpu,!battery' --sort load.5m
   minicloud query --file question.json -o json
   minicloud query 'gpu.name=T4' --explain      # why the others do not match
+  minicloud query 'state=lost' --at=-10m       # as it was ten minutes ago
 """
 )
 @click.argument("question", default="")
@@ -57,6 +58,7 @@ Examples:
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many nodes.")
 @click.option("--fields", help="Attributes to show, separated by commas.")
 @click.option("--explain", is_flag=True, help="Also tell why the other nodes do not match.")
+@click.option("--at", help="As of a past moment: RFC 3339, a time ago such as -10m, or a revision.")
 @data_option
 @output_option
 @command
@@ -67,6 +69,7 @@ async def query(
     limit: int | None,
     fields: str | None,
     explain: bool,
+    at: str | None,
     data: Path | None,
     output: str,
 ) -> int:
@@ -80,6 +83,8 @@ async def query(
         more["limit"] = limit
     if explain:
         more["explain"] = True
+    if at:
+        more["at"] = at
     wanted = [name.strip() for name in fields.split(",")] if fields else None
     if wanted:
         more["fields"] = wanted
@@ -107,28 +112,44 @@ async def query(
 @click.command(
     epilog="""\b
 Examples:
-  minicloud watch                     # the nodes as they are, then every change
-  minicloud watch --since 1042        # resume: nothing is missed
+  minicloud watch                              # the nodes as they are, then every change
+  minicloud watch 'cpu.arch=x86_64,load.5m<1'  # the nodes that match, and how that changes
+  minicloud watch --since 1042                 # resume: nothing is missed
   minicloud watch -o json | jq .kind
 """
 )
+@click.argument("question", required=False)
 @click.option("--since", type=click.IntRange(min=0), help="Resume after this revision.")
+@click.option("--fields", help="Attributes to show of what matches, separated by commas.")
 @data_option
 @output_option
 @command
-async def watch(since: int | None, data: Path | None, output: str) -> None:
-    """Follow the resource-change stream: ITEM... SYNC (CHANGE|BOOKMARK)... until Ctrl-C."""
+async def watch(
+    question: str | None, since: int | None, fields: str | None, data: Path | None, output: str
+) -> None:
+    """Follow the change log, or with QUESTION what matches: ITEM... SYNC, then changes, until Ctrl-C."""
     from minicloud.client import connect  # noqa: PLC0415
 
+    asked: dict[str, Any] | None = None
+    if question is not None or fields:
+        asked = {"where": question or ""}
+        if fields:
+            asked["fields"] = [name.strip() for name in fields.split(",")]
     async with connect(data) as cloud:
-        async for kind, revision, change in cloud.watch(since=since):
+        async for kind, revision, what in cloud.watch(asked, since=since):
             if output != "table":
-                body = change.model_dump(mode="json") if change else None
-                click.echo(json.dumps({"kind": kind, "revision": revision, "change": body}))
-            elif change:
-                click.echo(_line(kind, revision, change))
-            elif kind == "SYNC":
-                click.secho(f"{revision:>8}  in step; changes follow", fg="bright_black")
+                body = what.model_dump(mode="json") if isinstance(what, ResourceChange) else what
+                name = "change" if asked is None else "node"
+                click.echo(json.dumps({"kind": kind, "revision": revision, name: body}))
+            elif isinstance(what, ResourceChange):
+                click.echo(_line(kind, revision, what))
+            elif what is not None:
+                click.echo(_standing_line(kind, revision, what, shown=bool(fields)))
+            elif kind in ("SYNC", "RESYNC"):
+                told = (
+                    "in step; changes follow" if kind == "SYNC" else "too much changed; from the beginning:"
+                )
+                click.secho(f"{revision:>8}  {told}", fg="bright_black")
             sys.stdout.flush()
 
 
@@ -136,3 +157,9 @@ def _line(kind: str, revision: int, change: ResourceChange) -> str:
     shown = change.changed if kind == "CHANGE" else {}
     what = ", ".join(f"{name}={value}" for name, value in list(shown.items())[:6])
     return f"{revision:>8}  {kind:<6}  {change.node:<20}  {change.kind:<8}  {what}".rstrip()
+
+
+def _standing_line(kind: str, revision: int, node: dict[str, Any], *, shown: bool) -> str:
+    names = [name for name in node if name != "name"] if shown else [n for n in _COLUMNS[1:] if n in node]
+    what = ", ".join(f"{name}={node[name]}" for name in names)
+    return f"{revision:>8}  {kind:<6}  {node['name']:<20}  {what}".rstrip()

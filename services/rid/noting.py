@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from schemas.attributes import Value
 from schemas.predicate import Predicate
-from services.rid.index import Index, Selection
+from services.rid.index import Index, Selection, Span, Step
 from services.rid.sieve import Sieve
 
 
@@ -72,6 +72,14 @@ class Noting:
     def attributes(self) -> dict[str, int]:
         """Every attribute that some node has, with how many nodes have it."""
         return self._index.attributes()
+
+    def span(self, name: str) -> Span | None:
+        """Which values of an attribute there are."""
+        return self._index.span(name)
+
+    def trace(self, predicate: Predicate) -> list[Step]:
+        """How :meth:`select` finds what matches, step by step."""
+        return self._index.trace(predicate)
 
     def names(self) -> Collection[str]:
         """The names of all attributes that it holds."""

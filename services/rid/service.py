@@ -21,18 +21,25 @@ from bus.watch import WatchItem
 from schemas.attributes import Value
 from schemas.errors import Conflict, InvalidDocument, InvalidQuery, MinicloudError, Unavailable
 from schemas.event import EventData, read_event
+from schemas.explained import Explanation
 from schemas.names import name_in
 from schemas.node import Characterization, Measurement, Presence
+from schemas.query import Answer
 from schemas.resource import ResourceChange
 from schemas.workload import DesiredWorkload, WorkerStatus
 from services.rid.answer import Answers
-from services.rid.api import routes
+from services.rid.api import from_parts, routes
+from services.rid.deliver import Deliveries
 from services.rid.fresh import lasting
+from services.rid.history import History
 from services.rid.index import Index
 from services.rid.ingest import Ingest
 from services.rid.liveness import Thresholds
+from services.rid.profile import profile
 from services.rid.rows import RowIndex
 from services.rid.settings import RidSettings
+from services.rid.standing import Standing, Watcher
+from services.rid.subscribe import begin
 from services.rid.watch import ChangeLog, Due
 
 log = structlog.get_logger("rid")
@@ -42,6 +49,10 @@ _TOGETHER: Final = 32
 
 class _Ask(RootModel[dict[str, Any]]):
     """A query as it came; :func:`schemas.query.parse_query` reads it, knowing what the index holds."""
+
+
+class _Parts(RootModel[dict[str, str]]):
+    """A query as the parameters of a URL spell it."""
 
 
 class _Which(BaseModel):
@@ -81,10 +92,13 @@ class Rid:
         self.index = new_index(settings)
         self.changes = ChangeLog(self._look, settings.metrics_every, settings.material)
         thresholds = Thresholds(settings.stale_after, settings.lost_after)
-        self.ingest = Ingest(self.index, thresholds, self._on_change)
         self.answers = Answers(
             self.index, settings.minicloud, lambda: self.ingest.heard, lambda: self.changes.revision
         )
+        self.standing = Standing(self.index, lambda: self.changes.revision, self.answers.whole)
+        self.deliveries = Deliveries(self._bus, self.standing)
+        self.history = History(self._bus, lambda: new_index(settings))
+        self.ingest = Ingest(self.standing.written, thresholds, self._on_change)
         self._asked = frame.counter("rid_queries_total", "Queries answered or refused", "outcome")
         self._wrote = frame.counter("rid_changes_total", "Resource-change events published", "kind")
         nodes = frame.gauge("rid_nodes", "Nodes in the index")
@@ -100,7 +114,7 @@ class Rid:
     async def run(self) -> None:
         """Read the levels back, then answer until asked to stop."""
         s = self._bus.subjects
-        self._frame.routes += routes(self.answers, lambda: self._whole)
+        self._frame.routes += routes(self.answers, self._answer, self._begin, lambda: self._whole)
         # The log first: what was published decides how a silent node is judged from the start.
         await self._follow({s.resource(): ResourceChange})
         await asyncio.gather(
@@ -113,7 +127,12 @@ class Rid:
             return  # told to stop, or a watch failed: the index is not whole
         await self._bus.serve("rid", "query", _Ask, self._query)
         await self._bus.serve("rid", "node", _Which, self._node)
+        await self._bus.serve("rid", "nodes", _Parts, self._nodes)
         await self._bus.serve("rid", "attributes", _Nothing, self._attributes)
+        await self._bus.serve("rid", "explain", _Ask, self._explain)
+        self.standing.whole_since(self.changes.revision)
+        await self.deliveries.start()
+        self._frame.spawn(self.standing.run())
         self._frame.spawn(self._tick())
         self._frame.spawn(self._hold_lease())
         self._frame.spawn(self._publish())
@@ -125,6 +144,8 @@ class Rid:
         try:
             await self._frame.stopping.wait()
         finally:
+            self.standing.close()
+            await self.deliveries.stop()
             await self._lease.release()
 
     async def _follow(self, kinds: dict[str, type[EventData]]) -> None:
@@ -180,30 +201,51 @@ class Rid:
             await asyncio.sleep(_TICK)
             for _ in self.ingest.ticking():
                 await asyncio.sleep(0)
+            self.standing.settle()
 
     # -- answering -------------------------------------------------------------------------------
 
+    async def _answer(self, document: Any) -> Answer:
+        """The answer to a query document, now or as of a past moment."""
+        if isinstance(document, dict) and document.get("at") is not None:
+            return await self.history.query(document)
+        return self.answers.query(document)
+
+    async def _begin(self, document: Any, since: int | None) -> Watcher:
+        return await begin(self.standing, self._bus, document, since)
+
     async def _query(self, ask: _Ask) -> bytes:
         try:
-            answer = self.answers.query(ask.root).model_dump_json().encode()
-            most = self._bus.wire.max_payload
-            if len(answer) > most:
-                raise InvalidQuery(
-                    f"the answer has {len(answer)} bytes, the broker takes {most}",
-                    field="limit",
-                    expected="fewer fields or a lower limit",
-                )
+            answer = self._fitting(await self._answer(ask.root))
         except MinicloudError:
             self._asked.labels("refused").inc()
             raise
         self._asked.labels("answered").inc()
         return answer
 
+    def _fitting(self, answer: BaseModel) -> bytes:
+        """The answer as one message of the bus."""
+        payload = answer.model_dump_json().encode()
+        most = self._bus.wire.max_payload
+        if len(payload) > most:
+            raise InvalidQuery(
+                f"the answer has {len(payload)} bytes, the broker takes {most}",
+                field="limit",
+                expected="fewer fields or a lower limit",
+            )
+        return payload
+
+    async def _nodes(self, parts: _Parts) -> bytes:
+        return await self._query(_Ask(from_parts(list(parts.root.items()))))
+
     async def _node(self, which: _Which) -> dict[str, Any]:
         return self.answers.node(which.node)
 
-    async def _attributes(self, _: _Nothing) -> dict[str, Any]:
-        return {"attributes": self.answers.attributes()}
+    async def _attributes(self, _: _Nothing) -> bytes:
+        return self._fitting(self.answers.attributes())
+
+    async def _explain(self, ask: _Ask) -> Explanation:
+        return profile(self.answers, ask.root)
 
     # -- the change log --------------------------------------------------------------------------
 

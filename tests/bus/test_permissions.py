@@ -65,8 +65,9 @@ PUBLISH: dict[str, tuple[list[str], list[str]]] = {
         ],
     ),
     "viewer": (
-        ["svc.rid.query"],
+        ["svc.rid.query", "svc.rid.watch", "svc.rid.acknowledge.some-rid", "svc.rid.attributes"],
         [
+            "svc.rid.keep",
             "deployment.x.request",
             "deployment.x.cancel",
             "svc.vim.cancel",
