@@ -135,7 +135,7 @@ def _device(subjects: Subjects, name: str) -> Permissions:
     return Permissions(
         publish=(subjects.reading(name),),
         # MQTT's `command/#` means both `command` and what lies below it.
-        subscribe=(commands, f"{commands}.>", *_MQTT_DELIVERY),
+        subscribe=(commands, f"{commands}.>", subjects.answer(), *_MQTT_DELIVERY),
         mqtt_only=True,
     )
 

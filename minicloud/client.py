@@ -201,6 +201,29 @@ class Minicloud:
             async for item in items:
                 yield item.kind, item.revision, item.event.data if item.event else None
 
+    async def keep(self, name: str, question: str | dict[str, Any], **more: Any) -> str:
+        """Have a query answered for ever, for devices; returns the MQTT topic of its answer, retained.
+
+        Args:
+            name: under which name; again under the same name replaces it.
+            question: in the short form or as a query document.
+            more: ``sort`` and ``limit`` (1 by default).
+
+        Raises:
+            InvalidQuery: names what is wrong with it.
+        """
+        document = {"where": question, **more} if isinstance(question, str) else {**question, **more}
+        answer = await self.bus.request("rid", "keep", {"name": name, "query": document})
+        return str(answer["topic"])
+
+    async def forget(self, name: str) -> None:
+        """Have a kept query answered no more.
+
+        Raises:
+            NotFound: none is kept under this name.
+        """
+        await self.bus.request("rid", "forget", {"name": name})
+
     async def logs(
         self, deployment: str, *, replica: int | None = None, tail: int = 100
     ) -> dict[str, list[str]]:

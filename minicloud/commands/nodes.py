@@ -49,6 +49,7 @@ Examples:
   minicloud query 'region.city in (Athens,Pisa),gpu,!battery' --sort load.5m
   minicloud query --file question.json -o json
   minicloud query 'gpu.name=T4' --explain      # why the others do not match
+  minicloud query gpu --sort load.1m --keep best-gpu
   minicloud query 'state=lost' --at=-10m       # as it was ten minutes ago
 """
 )
@@ -58,6 +59,7 @@ Examples:
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many nodes.")
 @click.option("--fields", help="Attributes to show, separated by commas.")
 @click.option("--explain", is_flag=True, help="Also tell why the other nodes do not match.")
+@click.option("--keep", metavar="NAME", help="Keep it answered for devices, retained on MQTT.")
 @click.option("--at", help="As of a past moment: RFC 3339, a time ago such as -10m, or a revision.")
 @data_option
 @output_option
@@ -70,6 +72,7 @@ async def query(
     fields: str | None,
     explain: bool,
     at: str | None,
+    keep: str | None,
     data: Path | None,
     output: str,
 ) -> int:
@@ -99,6 +102,10 @@ async def query(
             answer = await cloud.query({**document, **more})
         else:
             answer = await cloud.query(question, **more)
+        if keep:
+            kept = {name: more[name] for name in ("sort", "limit") if name in more}
+            told = await cloud.keep(keep, document if file else question, **kept)
+            click.echo(f"kept; devices read it from {told}", err=True)
     if output == "table":
         columns = ["name", *(name for name in wanted if name != "name")] if wanted else _COLUMNS
         show(answer.nodes, output, columns=columns, none="no node matches")

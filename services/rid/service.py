@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 from typing import Any, Final
 
 import structlog
@@ -16,6 +17,7 @@ from pydantic import BaseModel, Field, RootModel
 
 from bus.bus import Bus
 from bus.frame import Frame
+from bus.mqtt import MqttBus
 from bus.streams import stream_of
 from bus.watch import WatchItem
 from schemas.attributes import Value
@@ -34,6 +36,7 @@ from services.rid.fresh import lasting
 from services.rid.history import History
 from services.rid.index import Index
 from services.rid.ingest import Ingest
+from services.rid.kept import KeptQueries
 from services.rid.liveness import Thresholds
 from services.rid.profile import profile
 from services.rid.rows import RowIndex
@@ -97,6 +100,9 @@ class Rid:
         )
         self.standing = Standing(self.index, lambda: self.changes.revision, self.answers.whole)
         self.deliveries = Deliveries(self._bus, self.standing)
+        self.kept = KeptQueries(
+            self._bus, self.standing, self.answers.whole, self._connect_mqtt, lambda: self.publishing
+        )
         self.history = History(self._bus, lambda: new_index(settings))
         self.ingest = Ingest(self.standing.written, thresholds, self._on_change)
         self._asked = frame.counter("rid_queries_total", "Queries answered or refused", "outcome")
@@ -132,6 +138,7 @@ class Rid:
         await self._bus.serve("rid", "explain", _Ask, self._explain)
         self.standing.whole_since(self.changes.revision)
         await self.deliveries.start()
+        await self.kept.start(self._frame.spawn)
         self._frame.spawn(self.standing.run())
         self._frame.spawn(self._tick())
         self._frame.spawn(self._hold_lease())
@@ -146,6 +153,7 @@ class Rid:
         finally:
             self.standing.close()
             await self.deliveries.stop()
+            await self.kept.close()
             await self._lease.release()
 
     async def _follow(self, kinds: dict[str, type[EventData]]) -> None:
@@ -213,6 +221,11 @@ class Rid:
 
     async def _begin(self, document: Any, since: int | None) -> Watcher:
         return await begin(self.standing, self._bus, document, since)
+
+    async def _connect_mqtt(self) -> MqttBus:
+        settings = self._frame.settings
+        client = f"rid-{settings.minicloud}-{os.urandom(4).hex()}"
+        return await MqttBus.connect(settings.mqtt, settings.endpoint("rid"), client, timeout=5.0)
 
     async def _query(self, ask: _Ask) -> bytes:
         try:

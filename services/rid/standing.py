@@ -349,6 +349,12 @@ class Standing:
         self._dirty.set()
 
 
+def asks_for_age(predicate: Predicate, order: Iterable[tuple[str, bool]]) -> bool:
+    """Whether an answer changes by the mere passing of time."""
+    asked = {condition.attribute for condition in conditions(predicate)}
+    return _AGE in asked.union(name for name, _ in order)
+
+
 def _sieve(index: Index) -> Sieve:
     try:
         from services.rid.columns import ColumnIndex  # noqa: PLC0415 - NumPy may be missing

@@ -34,6 +34,7 @@ class Site:
     def __init__(self, broker: Broker, admin: Credential, mc: str, bus: Bus) -> None:
         self.bus = bus
         self.mc = mc
+        self.broker = broker
         self.access = {"broker": broker.url, "user": admin.user, "password": admin.password}
 
     def settings(self, **more: Any) -> RidSettings:
