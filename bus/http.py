@@ -144,5 +144,11 @@ async def _refuse(_: Request, error: Exception) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
-    document = {"code": str(error.detail).replace(" ", ""), "message": f"{request.method} {request.url.path}"}
-    return JSONResponse(document, error.status_code)
+    allowed = (error.headers or {}).get("Allow")
+    document = {
+        "code": str(error.detail).replace(" ", ""),
+        "message": f"{request.method} {request.url.path}",
+        "field": None,
+        "expected": allowed,
+    }
+    return JSONResponse(document, error.status_code, error.headers)

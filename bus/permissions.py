@@ -20,6 +20,8 @@ ROLES: Final[tuple[Role, ...]] = get_args(Role)
 # What readers may read; leases are the services' own affair.
 _READABLE: Final = tuple(stream for stream in STREAMS if stream.kind != "leases")
 _BY_SERVICES_AND_NODES: Final = ("characterizations", "metrics", "presence", "resources", "dead")
+# The verbs of rid that tell and change nothing.
+_ASKING: Final = ("query", "node", "nodes", "attributes", "explain", "watch")
 # What an MQTT client needs so that the broker can deliver to it at QoS 1 and 2.
 _MQTT_DELIVERY: Final = ("$MQTT.sub.>", "$MQTT.deliver.pubrel.>")
 
@@ -116,7 +118,9 @@ def permissions(role: Role, name: str, minicloud: str, own_nodes: Iterable[str] 
                 ),
             )
         case "viewer":
-            return _reader(subjects, role, name, publish=(subjects.service("rid", "query"),))
+            asks = tuple(subjects.service("rid", verb) for verb in _ASKING)
+            acknowledges = subjects.service("rid", "acknowledge", ANY)
+            return _reader(subjects, role, name, publish=(*asks, acknowledges))
         case "minicloud":
             return _minicloud(name)
 
@@ -153,7 +157,7 @@ def _device(subjects: Subjects, name: str) -> Permissions:
     return Permissions(
         publish=(subjects.reading(name),),
         # MQTT's `command/#` means both `command` and what lies below it.
-        subscribe=(commands, f"{commands}.>", *_MQTT_DELIVERY),
+        subscribe=(commands, f"{commands}.>", subjects.answer(), *_MQTT_DELIVERY),
         mqtt_only=True,
     )
 

@@ -80,6 +80,7 @@ STREAMS: Final = (
         log=True,
         durables=("vim",),
     ),
+    Stream("queries", lambda s: [s.question()], last=1, max_bytes=4 * _MIB),
     Stream("storage", lambda s: [f"{s.root}.storage.>"], max_age=365 * _DAY, log=True, durables=("storage",)),
     Stream("dead", lambda s: [s.dead()], max_age=30 * _DAY, log=True),
     Stream("leases", lambda s: [f"{s.root}.lease.*"], last=1, max_age=6, max_bytes=_MIB),

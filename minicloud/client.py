@@ -32,6 +32,7 @@ import structlog
 
 from bus.bus import Bus
 from bus.merge import merged
+from bus.standing import standing
 from bus.streams import stream_of
 from bus.watch import WatchItem
 from minicloud.connecting import Connecting, while_welcome
@@ -71,6 +72,21 @@ class Change(NamedTuple):
     kind: Literal["ITEM", "SYNC", "CHANGE", "BOOKMARK"]
     revision: int
     change: ResourceChange | None
+
+
+class Match(NamedTuple):
+    """One thing that :meth:`Minicloud.watch_query` says.
+
+    Attributes:
+        kind: ``ITEM`` (a node that matches), ``SYNC`` (that was all of them), ``ENTER``, ``UPDATE`` or
+            ``LEAVE``, ``BOOKMARK`` (nothing changed), or ``RESYNC``: forget what was told, it begins anew.
+        revision: watch ``since`` it and nothing is missed.
+        node: its attributes, of one that left its name only; None where the kind is about no node.
+    """
+
+    kind: Literal["ITEM", "SYNC", "ENTER", "UPDATE", "LEAVE", "BOOKMARK", "RESYNC"]
+    revision: int
+    node: dict[str, Any] | None
 
 
 class Minicloud:
@@ -249,6 +265,48 @@ class Minicloud:
         async with self.bus.watch({self.bus.subjects.resource(): ResourceChange}, since=since) as items:
             async for item in items:
                 yield Change(item.kind, item.revision, item.event.data if item.event else None)
+
+    async def watch_query(
+        self, question: str | dict[str, Any], *, since: int | None = None
+    ) -> AsyncIterator[Match]:
+        """A standing query: ``ITEM… SYNC (ENTER|UPDATE|LEAVE|BOOKMARK)…``, without a gap and for ever.
+
+        Args:
+            question: in the short form or as a query document.
+            since: a revision to resume after, from an earlier watch or an answer.
+
+        Raises:
+            InvalidQuery: names what is wrong with the question.
+            TooOld: ``since`` is no longer kept.
+        """
+        asked = {"where": question} if isinstance(question, str) else question
+        async with standing(self.bus, asked, since=since) as told:
+            async for one in told:
+                gone = {"name": one.node} if one.node else None
+                yield Match(one.kind, one.revision, one.attributes if one.attributes is not None else gone)
+
+    async def keep(self, name: str, question: str | dict[str, Any], **more: Any) -> str:
+        """Have a query answered for ever, for devices; returns the MQTT topic of its answer, retained.
+
+        Args:
+            name: under which name; again under the same name replaces it.
+            question: in the short form or as a query document.
+            more: ``sort`` and ``limit`` (1 by default).
+
+        Raises:
+            InvalidQuery: names what is wrong with it.
+        """
+        document = {"where": question, **more} if isinstance(question, str) else {**question, **more}
+        answer = await self.bus.request("rid", "keep", {"name": name, "query": document})
+        return str(answer["topic"])
+
+    async def forget(self, name: str) -> None:
+        """Have a kept query answered no more.
+
+        Raises:
+            NotFound: none is kept under this name.
+        """
+        await self.bus.request("rid", "forget", {"name": name})
 
     async def logs(
         self, deployment: str, *, replica: int | None = None, tail: int = 100

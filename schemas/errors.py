@@ -7,6 +7,7 @@
     ├── InvalidQuantity      a number with a unit that cannot be read
     ├── InvalidDocument      a request, query or event that breaks its schema
     ├── InvalidQuery         a query that names something unknown
+    ├── TooLarge             more than is read at once
     ├── NotFound             what was asked for does not exist
     ├── Conflict             somebody else changed it first
     ├── Forbidden            this credential may not do that
@@ -108,6 +109,13 @@ class InvalidQuery(InvalidDocument):
     code = "InvalidQuery"
 
 
+class TooLarge(MinicloudError):
+    """More than is read at once."""
+
+    code = "TooLarge"
+    status = 413
+
+
 class NotFound(MinicloudError):
     """What was asked for does not exist."""
 
@@ -174,6 +182,7 @@ _BY_CODE: dict[str, type[MinicloudError]] = {
         InvalidQuantity,
         InvalidDocument,
         InvalidQuery,
+        TooLarge,
         NotFound,
         Conflict,
         Forbidden,

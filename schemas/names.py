@@ -95,6 +95,14 @@ class Subjects:
         """The resource-change log; published by rid."""
         return self._at("resource", node)
 
+    def question(self, query: str = ANY) -> str:
+        """A query that is kept under a name; published by rid."""
+        return self._at("query", query, "question")
+
+    def answer(self, query: str = ANY) -> str:
+        """The names of the nodes that match a kept query; published by rid, retained on MQTT."""
+        return self._at("query", query, "answer")
+
     def request(self, deployment: str = ANY) -> str:
         """A deployment request; published by users."""
         return self._at("deployment", deployment, "request")

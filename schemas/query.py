@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection
+from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -23,6 +24,7 @@ from pydantic import (
 
 from schemas.errors import InvalidQuery
 from schemas.event import Document, invalid
+from schemas.moment import Moment
 from schemas.names import TOKEN_PATTERN
 from schemas.predicate import Predicate
 from schemas.quantities import Seconds
@@ -60,6 +62,7 @@ class Query(Document):
         fields: attributes to answer with; all by default. The name is always there.
         scope: whose nodes.
         explain: whether to say why every other node does not match.
+        at: as of a past moment: RFC 3339, a time ago such as ``-10m``, or a revision of the change log.
 
     Raises:
         InvalidQuery: something is named that does not exist, or unlike things are compared.
@@ -71,6 +74,7 @@ class Query(Document):
     fields: list[str] | None = Field(default=None, min_length=1, max_length=512)
     scope: Scope = Scope()
     explain: bool = False
+    at: Moment | None = None
 
     _predicate: Predicate = PrivateAttr()
 
@@ -191,6 +195,7 @@ class Answer(BaseModel):
         took: seconds.
         rejected: with ``explain``, why the others do not match.
         complete: whether everybody who was meant has answered; ``coverage`` says who did not.
+        as_of: the past moment that was asked about; None for now. Metrics are then as the log has them.
     """
 
     nodes: list[dict[str, Any]]
@@ -199,6 +204,7 @@ class Answer(BaseModel):
     coverage: list[Coverage]
     took: float
     rejected: list[Rejected] = []
+    as_of: datetime | None = None
 
     @computed_field  # type: ignore[prop-decorator]
     @property

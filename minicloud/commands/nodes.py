@@ -70,6 +70,8 @@ Examples:
   minicloud query 'region.city in (Athens,Pisa),gpu,!battery' --sort load.5m
   minicloud query --file question.json -o json
   minicloud query 'gpu.name=T4' --explain      # why the others do not match
+  minicloud query gpu --sort load.1m --keep best-gpu
+  minicloud query 'state=lost' --at=-10m       # as it was ten minutes ago
 """
 )
 @click.argument("question", default="")
@@ -78,6 +80,8 @@ Examples:
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many nodes.")
 @click.option("--fields", help="Attributes to show, separated by commas.")
 @click.option("--explain", is_flag=True, help="Also tell why the other nodes do not match.")
+@click.option("--keep", metavar="NAME", help="Keep it answered for devices, retained on MQTT.")
+@click.option("--at", help="As of a past moment: RFC 3339, a time ago such as -10m, or a revision.")
 @data_option
 @output_option
 @command
@@ -88,6 +92,8 @@ async def query(
     limit: int | None,
     fields: str | None,
     explain: bool,
+    at: str | None,
+    keep: str | None,
     data: Path | None,
     output: str,
 ) -> int:
@@ -101,6 +107,8 @@ async def query(
         more["limit"] = limit
     if explain:
         more["explain"] = True
+    if at:
+        more["at"] = at
     wanted = [name.strip() for name in fields.split(",")] if fields else None
     if wanted:
         more["fields"] = wanted
@@ -115,6 +123,10 @@ async def query(
             answer = await cloud.query({**document, **more})
         else:
             answer = await cloud.query(question, **more)
+        if keep:
+            kept = {name: more[name] for name in ("sort", "limit") if name in more}
+            told = await cloud.keep(keep, document if file else question, **kept)
+            click.echo(f"kept; devices read it from {told}", err=True)
     if output == "table":
         columns = ["name", *(name for name in wanted if name != "name")] if wanted else _COLUMNS
         if len(answer.coverage) > 1:
@@ -133,32 +145,68 @@ async def query(
 @click.command(
     epilog="""\b
 Examples:
-  minicloud watch                     # the nodes as they are, then every change
-  minicloud watch --since 1042        # resume: nothing is missed
+  minicloud watch                              # the nodes as they are, then every change
+  minicloud watch 'cpu.arch=x86_64,load.5m<1'  # the nodes that match, and how that changes
+  minicloud watch --since 1042                 # resume: nothing is missed
   minicloud watch -o json | jq .kind
 """
 )
+@click.argument("question", required=False)
 @click.option("--since", type=click.IntRange(min=0), help="Resume after this revision.")
+@click.option("--fields", help="Attributes to show of what matches, separated by commas.")
 @data_option
 @output_option
 @command
-async def watch(since: int | None, data: Path | None, output: str) -> None:
-    """Follow the resource-change stream: ITEM... SYNC (CHANGE|BOOKMARK)... until Ctrl-C."""
+async def watch(
+    question: str | None, since: int | None, fields: str | None, data: Path | None, output: str
+) -> None:
+    """Follow the change log, or with QUESTION what matches: ITEM... SYNC, then changes, until Ctrl-C."""
     from minicloud.client import connect  # noqa: PLC0415
 
     async with connect(data) as cloud:
-        async for kind, revision, change in cloud.watch(since=since):
-            if output != "table":
-                body = change.model_dump(mode="json") if change else None
-                click.echo(json.dumps({"kind": kind, "revision": revision, "change": body}))
-            elif change:
-                click.echo(_line(kind, revision, change))
-            elif kind == "SYNC":
-                click.secho(f"{revision:>8}  in step; changes follow", fg="bright_black")
-            sys.stdout.flush()
+        if question is None and not fields:
+            async for kind, revision, change in cloud.watch(since=since):
+                if output == "table":
+                    _tell(kind, revision, _line(kind, revision, change) if change else None)
+                else:
+                    body = change.model_dump(mode="json") if change else None
+                    _print(json.dumps({"kind": kind, "revision": revision, "change": body}))
+            return
+        asked: dict[str, Any] = {"where": question or ""}
+        if fields:
+            asked["fields"] = [name.strip() for name in fields.split(",")]
+        async for match in cloud.watch_query(asked, since=since):
+            if output == "table":
+                line = (
+                    _standing_line(match.kind, match.revision, match.node, bool(fields))
+                    if match.node
+                    else None
+                )
+                _tell(match.kind, match.revision, line)
+            else:
+                _print(json.dumps(match._asdict()))
+
+
+def _tell(kind: str, revision: int, line: str | None) -> None:
+    if line is not None:
+        _print(line)
+    elif kind in ("SYNC", "RESYNC"):
+        told = "in step; changes follow" if kind == "SYNC" else "too much changed; from the beginning:"
+        _print(click.style(f"{revision:>8}  {told}", fg="bright_black"))
+
+
+def _print(line: str) -> None:
+    click.echo(line)
+    sys.stdout.flush()
 
 
 def _line(kind: str, revision: int, change: ResourceChange) -> str:
     shown = change.changed if kind == "CHANGE" else {}
     what = ", ".join(f"{name}={value}" for name, value in list(shown.items())[:6])
     return f"{revision:>8}  {kind:<6}  {change.node:<20}  {change.kind:<8}  {what}".rstrip()
+
+
+def _standing_line(kind: str, revision: int, node: dict[str, Any], shown: bool) -> str:
+    names = [name for name in node if name != "name"] if shown else [n for n in _COLUMNS[1:] if n in node]
+    what = ", ".join(f"{name}={node[name]}" for name in names)
+    return f"{revision:>8}  {kind:<6}  {node['name']:<20}  {what}".rstrip()

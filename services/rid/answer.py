@@ -11,10 +11,11 @@ from typing import Any
 
 from schemas.attributes import lookup
 from schemas.errors import NotFound
+from schemas.explained import AttributeSeen, AttributesSeen
 from schemas.predicate import Condition, Predicate, conditions, conjuncts, every
 from schemas.query import Answer, Coverage, Query, parse_query
 from services.rid.explain import explain
-from services.rid.fresh import aged, rewritten, rewritten_fields, rewritten_order
+from services.rid.fresh import HEARD, aged, rewritten, rewritten_fields, rewritten_order
 from services.rid.index import Index
 
 _NOT_LOST = Condition("state", "string", "ne", "lost")
@@ -45,6 +46,11 @@ class Answers:
         self._heard = heard
         self._revision = revision
         self._clock = clock
+
+    @property
+    def index(self) -> Index:
+        """Where the answers are from."""
+        return self._index
 
     def query(self, document: Any, seen: Collection[str] = ()) -> Answer:
         """Answer a query document.
@@ -106,24 +112,33 @@ class Answers:
             found = by_id[0]
         return aged(found, self._clock())
 
-    def attributes(self) -> list[dict[str, Any]]:
-        """What can be asked of the nodes that are there: each attribute with kind, unit, meaning, count."""
+    def attributes(self) -> AttributesSeen:
+        """What can be asked of the nodes that are there, with the values that were seen."""
         listed = []
-        seen = self._index.names()
-        for name, count in sorted(self._index.attributes().items()):
-            about = lookup(name, seen)
-            if about is not None:
-                listed.append(
-                    {
-                        "name": name,
-                        "kind": about.kind,
-                        "unit": about.unit,
-                        "dynamic": about.dynamic,
-                        "meaning": about.meaning,
-                        "nodes": count,
-                    }
+        seen, now = self._index.names(), self._clock()
+        for held, count in sorted(self._index.attributes().items()):
+            name = "age" if held == HEARD else held
+            about, span = lookup(name, seen), self._index.span(held)
+            if about is None or span is None:
+                continue
+            least, most = span.least, span.most
+            if held == HEARD and least is not None and most is not None:
+                least, most = max(0.0, round(now - most, 3)), max(0.0, round(now - least, 3))
+            listed.append(
+                AttributeSeen(
+                    name=name,
+                    kind=about.kind,
+                    unit=about.unit,
+                    dynamic=about.dynamic,
+                    meaning=about.meaning,
+                    nodes=count,
+                    least=least,
+                    most=most,
+                    distinct=span.distinct,
+                    values=list(span.values),
                 )
-        return listed
+            )
+        return AttributesSeen(attributes=listed)
 
     def whole(self, query: Query) -> Predicate:
         """Its predicate, with what goes without saying: fresh enough, and not lost unless it asks for that."""

@@ -8,6 +8,7 @@ looked up; bools are codes, too.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from copy import copy
 from typing import Any, Final, Protocol
@@ -17,7 +18,8 @@ import numpy.typing as npt
 
 from schemas.attributes import Kind, Value
 from schemas.predicate import Condition
-from services.rid.rows import sort_key
+from services.rid.index import Span
+from services.rid.rows import common, sort_key
 
 Rows = npt.NDArray[np.intp] | slice
 Mask = npt.NDArray[np.bool_]
@@ -50,6 +52,9 @@ class Column(Protocol):
 
     def count(self) -> int:
         """How many rows have a value."""
+
+    def span(self) -> Span | None:
+        """Which values there are; None where there is none."""
 
     def taken(self, rows: npt.NDArray[np.intp]) -> Column:
         """A copy of some rows, for many tests of the same ones."""
@@ -127,6 +132,11 @@ class Numbers:
     def count(self) -> int:
         """How many rows have a value."""
         return int(np.count_nonzero(~np.isnan(self._values)))
+
+    def span(self) -> Span | None:
+        """Which values there are."""
+        held = self._values[~np.isnan(self._values)]
+        return Span(held.min().item(), held.max().item()) if len(held) else None
 
     def taken(self, rows: npt.NDArray[np.intp]) -> Numbers:
         """A copy of some rows, for many tests of the same ones."""
@@ -216,6 +226,14 @@ class Codes:
     def count(self) -> int:
         """How many rows have a value."""
         return sum(self._uses)
+
+    def span(self) -> Span | None:
+        """Which values there are."""
+        counted: Counter[Any] = Counter()
+        for key, code in self._code_of.items():
+            for one in key if self._kind == "set" else (key,):
+                counted[one] += self._uses[code]
+        return Span(distinct=len(counted), values=common(counted)) if self._code_of else None
 
     def taken(self, rows: npt.NDArray[np.intp]) -> Codes:
         """A copy of some rows, for many tests of the same ones; the values are shared."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from schemas.attributes import Value, kind_of
 from schemas.predicate import Predicate
 from services.rid.column import Column, Mask, column
-from services.rid.index import ALIVE, Selection
+from services.rid.index import ALIVE, Selection, Span, Step
 from services.rid.means import Means
 from services.rid.order import NameOrder
 from services.rid.plan import least, scan
@@ -132,6 +132,17 @@ class ColumnIndex:
         """Every attribute that some node has, with how many nodes have it."""
         counts = {name: held.count() for name, held in self._columns.items()}
         return {name: count for name, count in counts.items() if count}
+
+    def span(self, name: str) -> Span | None:
+        """Which values of an attribute there are."""
+        held = self._columns.get(name)
+        return held.span() if held is not None else None
+
+    def trace(self, predicate: Predicate) -> list[Step]:
+        """How :meth:`select` finds what matches, step by step."""
+        steps: list[Step] = []
+        scan(predicate, self._columns, self._live[: self._used], steps.append)
+        return steps
 
     # -- rows, for the sieve of standing queries -------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from schemas.attributes import Value
 from schemas.predicate import Condition, Predicate
@@ -28,6 +28,42 @@ class Selection:
 
     nodes: list[dict[str, Any]]
     total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Which values of an attribute there are.
+
+    Attributes:
+        least: the smallest number.
+        most: the greatest number.
+        distinct: how many different values; of sets, members.
+        values: the most common of them, at most ten.
+    """
+
+    least: float | None = None
+    most: float | None = None
+    distinct: int | None = None
+    values: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a scan.
+
+    Attributes:
+        condition: what was tested.
+        by: ``mask`` tests every row, ``gather`` only those that are left, ``row`` one node after the other.
+        tested: how many rows it tested.
+        left: how many rows were left after it.
+        seconds: how long it took.
+    """
+
+    condition: Predicate
+    by: Literal["mask", "gather", "row"]
+    tested: int
+    left: int
+    seconds: float
 
 
 class Index(Protocol):
@@ -88,6 +124,12 @@ class Index(Protocol):
 
     def attributes(self) -> dict[str, int]:
         """Every attribute that some node has, with how many nodes have it."""
+
+    def span(self, name: str) -> Span | None:
+        """Which values of an attribute there are; None where no node has it."""
+
+    def trace(self, predicate: Predicate) -> list[Step]:
+        """How :meth:`select` finds what matches, step by step."""
 
     def names(self) -> Collection[str]:
         """The names of all attributes that it holds, at no cost; some may have no node any more."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from schemas.attributes import Value
 from schemas.predicate import Predicate
-from services.rid.index import Index, Selection
+from services.rid.index import Index, Selection, Span, Step
 from services.rid.sieve import Sieve
 
 
@@ -54,6 +54,10 @@ class Noting:
         self._index.remove(node)
         self._wrote()
 
+    def sampling(self, now: float) -> Iterator[None]:
+        """Add to the running means; the standing queries on them are told by ``Standing.sampled``."""
+        return self._index.sampling(now)
+
     def get(self, node: str) -> dict[str, Value] | None:
         """All attributes of a node."""
         return self._index.get(node)
@@ -72,6 +76,14 @@ class Noting:
     def attributes(self) -> dict[str, int]:
         """Every attribute that some node has, with how many nodes have it."""
         return self._index.attributes()
+
+    def span(self, name: str) -> Span | None:
+        """Which values of an attribute there are."""
+        return self._index.span(name)
+
+    def trace(self, predicate: Predicate) -> list[Step]:
+        """How :meth:`select` finds what matches, step by step."""
+        return self._index.trace(predicate)
 
     def names(self) -> Collection[str]:
         """The names of all attributes that it holds."""

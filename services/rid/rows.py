@@ -6,14 +6,15 @@ that the column engine is held to.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from schemas.attributes import METRICS, WINDOWS, Value, kind_of, mean_of
-from schemas.predicate import Predicate, matches
+from schemas.predicate import Predicate, conjuncts, matches
 from schemas.version import version_key
-from services.rid.index import ALIVE, Selection
+from services.rid.index import ALIVE, Selection, Span, Step
 from services.rid.vocabulary import MOST, Vocabulary
 
 
@@ -126,11 +127,37 @@ class RowIndex:
         """Every attribute that some node has, with how many nodes have it."""
         return dict(self._counts)
 
+    def span(self, name: str) -> Span | None:
+        """Which values of an attribute there are."""
+        held = [row[name] for row in self._rows.values() if name in row]
+        if not held:
+            return None
+        if kind_of(name) == "number":
+            numbers = [value for value in held if isinstance(value, (int, float))]
+            return Span(min(numbers), max(numbers))
+        counted = Counter(one for value in held for one in (value if isinstance(value, list) else [value]))
+        return Span(distinct=len(counted), values=common(counted))
+
+    def trace(self, predicate: Predicate) -> list[Step]:
+        """How :meth:`select` finds what matches, step by step."""
+        left = list(self._rows.values())
+        steps = []
+        for part in conjuncts(predicate):
+            begun, tested = time.perf_counter(), len(left)
+            left = [row for row in left if matches(part, row)]
+            steps.append(Step(part, "row", tested, len(left), time.perf_counter() - begun))
+        return steps
+
     def _uncount(self, name: str) -> None:
         self._counts[name] -= 1
         if not self._counts[name]:
             del self._counts[name]
             self._vocabulary.release(name)
+
+
+def common(counted: Mapping[Any, int]) -> tuple[Any, ...]:
+    """The most common values, at most ten; of equally common ones in their own order."""
+    return tuple(sorted(counted, key=lambda value: (-counted[value], value))[:10])
 
 
 def _sorted(rows: list[dict[str, Value]], name: str, *, descending: bool) -> list[dict[str, Value]]:

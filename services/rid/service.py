@@ -9,34 +9,44 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import time
 from typing import Any, Final
 
 import structlog
-from pydantic import RootModel
+from pydantic import BaseModel, RootModel
 
 from bus.bus import Bus
 from bus.frame import Frame
+from bus.mqtt import MqttBus
 from bus.streams import stream_of
 from bus.watch import WatchItem
 from schemas.attributes import Value
 from schemas.errors import Conflict, InvalidDocument, InvalidQuery, MinicloudError, Unavailable
 from schemas.event import EventData, read_event
+from schemas.explained import Explanation
 from schemas.names import name_in
 from schemas.node import Characterization, Measurement, Presence
+from schemas.query import Answer
 from schemas.resource import ResourceChange
 from schemas.verbs import Nothing, WhichNode
 from schemas.workload import DesiredWorkload, WorkerStatus
 from services.rid.answer import Answers
-from services.rid.api import routes
+from services.rid.api import from_parts, routes
+from services.rid.deliver import Deliveries
 from services.rid.federation import Federation
 from services.rid.fresh import lasting
+from services.rid.history import History
 from services.rid.index import Index
 from services.rid.ingest import Ingest
+from services.rid.kept import KeptQueries
 from services.rid.liveness import Thresholds
+from services.rid.profile import profile
 from services.rid.recovery import Recovery
 from services.rid.rows import RowIndex
 from services.rid.settings import RidSettings
+from services.rid.standing import Standing, Watcher
+from services.rid.subscribe import begin
 from services.rid.watch import ChangeLog, Due
 
 log = structlog.get_logger("rid")
@@ -46,6 +56,10 @@ _TOGETHER: Final = 32
 
 class _Ask(RootModel[dict[str, Any]]):
     """A query as it came; :func:`schemas.query.parse_query` reads it, knowing what the index holds."""
+
+
+class _Parts(RootModel[dict[str, str]]):
+    """A query as the parameters of a URL spell it."""
 
 
 def new_index(settings: RidSettings) -> Index:
@@ -75,11 +89,17 @@ class Rid:
         self.index = new_index(settings)
         self.changes = ChangeLog(self._look, settings.metrics_every, settings.material)
         thresholds = Thresholds(settings.stale_after, settings.lost_after)
-        self.ingest = Ingest(self.index, thresholds, self._on_change)
         self.answers = Answers(
             self.index, settings.minicloud, lambda: self.ingest.heard, lambda: self.changes.revision
         )
         self.federation = Federation(frame, self.index, self.answers, lambda: self.changes.revision)
+        self.standing = Standing(self.index, lambda: self.changes.revision, self.answers.whole)
+        self.deliveries = Deliveries(self._bus, self.standing)
+        self.kept = KeptQueries(
+            self._bus, self.standing, self.answers.whole, self._connect_mqtt, lambda: self.publishing
+        )
+        self.history = History(self._bus, lambda: new_index(settings))
+        self.ingest = Ingest(self.standing.written, thresholds, self._on_change)
         self._asked = frame.counter("rid_queries_total", "Queries answered or refused", "outcome")
         self._wrote = frame.counter("rid_changes_total", "Resource-change events published", "kind")
         nodes = frame.gauge("rid_nodes", "Nodes in the index")
@@ -96,7 +116,7 @@ class Rid:
     async def run(self) -> None:
         """Read the levels back, then answer until asked to stop."""
         s = self._bus.subjects
-        self._frame.routes += routes(self.answers, self.federation.query, lambda: self._whole)
+        self._frame.routes += routes(self.answers, self._answer, self._begin, lambda: self._whole)
         gc.disable()  # what is read back stays: looking through it again and again would double the time
         try:
             await self.recovery.load()
@@ -115,7 +135,13 @@ class Rid:
         self.recovery.adopt()
         await self._bus.serve("rid", "query", _Ask, self._query)
         await self._bus.serve("rid", "node", WhichNode, self._node)
+        await self._bus.serve("rid", "nodes", _Parts, self._nodes)
         await self._bus.serve("rid", "attributes", Nothing, self._attributes)
+        await self._bus.serve("rid", "explain", _Ask, self._explain)
+        self.standing.whole_since(self.changes.revision)
+        await self.deliveries.start()
+        await self.kept.start(self._frame.spawn)
+        self._frame.spawn(self.standing.run())
         self._frame.spawn(self._tick())
         self._frame.spawn(self._sample(self._frame.settings.means_every))
         self._frame.spawn(self._hold_lease())
@@ -132,6 +158,9 @@ class Rid:
         finally:
             await self.recovery.close(lambda: self.publishing)
             await self.federation.stop()
+            self.standing.close()
+            await self.deliveries.stop()
+            await self.kept.close()
             await self._lease.release()
 
     async def _follow(self, kinds: dict[str, type[EventData]]) -> None:
@@ -192,36 +221,63 @@ class Rid:
             await asyncio.sleep(_TICK)
             for _ in self.ingest.ticking():
                 await asyncio.sleep(0)
+            self.standing.settle()
 
     async def _sample(self, every: float) -> None:
         while every:
             await asyncio.sleep(every)
             for _ in self.index.sampling(time.time()):
                 await asyncio.sleep(0)
+            self.standing.sampled()
 
     # -- answering -------------------------------------------------------------------------------
 
+    async def _answer(self, document: Any) -> Answer:
+        """The answer to a query document, now or as of a past moment."""
+        if isinstance(document, dict) and document.get("at") is not None:
+            return await self.history.query(document)
+        return await self.federation.query(document)
+
+    async def _begin(self, document: Any, since: int | None) -> Watcher:
+        return await begin(self.standing, self._bus, document, since)
+
+    async def _connect_mqtt(self) -> MqttBus:
+        settings = self._frame.settings
+        client = f"rid-{settings.minicloud}-{os.urandom(4).hex()}"
+        return await MqttBus.connect(settings.mqtt, settings.endpoint("rid"), client, timeout=5.0)
+
     async def _query(self, ask: _Ask) -> bytes:
         try:
-            answer = (await self.federation.query(ask.root)).model_dump_json().encode()
-            most = self._bus.wire.max_payload
-            if len(answer) > most:
-                raise InvalidQuery(
-                    f"the answer has {len(answer)} bytes, the broker takes {most}",
-                    field="limit",
-                    expected="fewer fields or a lower limit",
-                )
+            answer = self._fitting(await self._answer(ask.root))
         except MinicloudError:
             self._asked.labels("refused").inc()
             raise
         self._asked.labels("answered").inc()
         return answer
 
+    def _fitting(self, answer: BaseModel) -> bytes:
+        """The answer as one message of the bus."""
+        payload = answer.model_dump_json().encode()
+        most = self._bus.wire.max_payload
+        if len(payload) > most:
+            raise InvalidQuery(
+                f"the answer has {len(payload)} bytes, the broker takes {most}",
+                field="limit",
+                expected="fewer fields or a lower limit",
+            )
+        return payload
+
+    async def _nodes(self, parts: _Parts) -> bytes:
+        return await self._query(_Ask(from_parts(list(parts.root.items()))))
+
     async def _node(self, which: WhichNode) -> dict[str, Any]:
         return self.answers.node(which.node)
 
-    async def _attributes(self, _: Nothing) -> dict[str, Any]:
-        return {"attributes": self.answers.attributes()}
+    async def _attributes(self, _: Nothing) -> bytes:
+        return self._fitting(self.answers.attributes())
+
+    async def _explain(self, ask: _Ask) -> Explanation:
+        return profile(self.answers, ask.root)
 
     # -- the change log --------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ _REST: Final = 6
 #: How many standing queries there may be.
 MOST: Final = 10_000
 _AGE: Final = "age"
+_MEAN: Final = ".mean."
 
 
 class Watcher:
@@ -41,6 +42,7 @@ class Watcher:
     Attributes:
         revision: of the resource-change log; whoever was told SYNC and resumes after it misses nothing.
         timed: whether the mere passing of time changes what matches.
+        on_means: whether a mean over time is asked about.
         lasting: whether each change of what matches is in the resource-change log: no metric is asked about.
     """
 
@@ -56,11 +58,13 @@ class Watcher:
         self._backlog: deque[str] = deque()
         self._again: deque[str] = deque()
         self._opening = True
+        self._announce = False
         self._opened_at = 0
         self._news = asyncio.Event()
         self._closed = False
         asked = {condition.attribute for condition in conditions(predicate)}
         self.timed = _AGE in asked
+        self.on_means = any(_MEAN in name for name in asked.union(fields or ()))
         self.lasting = not self.timed and not any(map(may_be_metric, asked))
         self.revision = 0
 
@@ -69,12 +73,22 @@ class Watcher:
         """Whether there is nothing more to come."""
         return self._closed
 
-    def begin(self) -> None:
-        """Tell all that match, from the beginning."""
+    def begin(self, *, anew: bool = False) -> None:
+        """Tell all that match, from the beginning.
+
+        Args:
+            anew: the reader holds something that it must forget.
+        """
+        self._announce = anew
         self._backlog = deque(self._interest.begin())
         self._told.clear()
         self._again.clear()
         self._opening, self._opened_at = True, self._standing.settled
+
+    def look_again(self) -> None:
+        """More changed than is worth marking node by node: look at all that the reader holds."""
+        self._again = deque(self._told)
+        self._news.set()
 
     def resume(self, since: int, touched: Iterable[str]) -> None:
         """The reader holds what matched at revision ``since``; ``touched`` are the nodes in the log after it."""
@@ -115,7 +129,7 @@ class Watcher:
     @property
     def behind(self) -> bool:
         """Whether there is something to tell now."""
-        return self._opening or self._closed or self._interest.waiting
+        return self._opening or self._closed or bool(self._again) or self._interest.waiting
 
     def bookmark(self) -> StandingItem:
         """Where the reader stands."""
@@ -126,19 +140,20 @@ class Watcher:
     def pull(self, most: int) -> list[StandingItem]:
         """What there is to tell, at most about that many nodes; possibly nothing."""
         items: list[StandingItem] = []
-        if self._opening:
-            self._open(items, most)
-            if self._opening:
-                return items
-        if self._interest.overflown:
+        if self._interest.overflown and not self._opening:
+            self.begin(anew=True)
+        if self._announce:
+            self._announce = False
             items.append(self._item("RESYNC"))
-            self.begin()
+        if self._opening:
             self._open(items, most)
             return items
         sifted = self._standing.sifted
+        while self._again and len(items) < most:
+            items.extend(self._look(self._again.popleft()))
         for node in self._interest.take(max(0, most - len(items))):
             items.extend(self._look(node))
-        if not self._interest.waiting and sifted > self.revision:
+        if sifted > self.revision and not self._again and not self._interest.waiting:
             self.revision = sifted
             if items:
                 items[-1].revision = sifted
@@ -286,6 +301,13 @@ class Standing:
         if not self._dirty.is_set() and not self._sifting:
             self.sifted = self.settled
 
+    def sampled(self) -> None:
+        """The means over time were written, of every node at once."""
+        for watcher in list(self._watchers):
+            if watcher.on_means:
+                watcher.retime()
+                watcher.look_again()
+
     def whole_since(self, revision: int) -> None:
         """The index was read back, this revision included."""
         self.settled = self.sifted = self._newest = revision
@@ -325,6 +347,12 @@ class Standing:
 
     def _on_write(self) -> None:
         self._dirty.set()
+
+
+def asks_for_age(predicate: Predicate, order: Iterable[tuple[str, bool]]) -> bool:
+    """Whether an answer changes by the mere passing of time."""
+    asked = {condition.attribute for condition in conditions(predicate)}
+    return _AGE in asked.union(name for name, _ in order)
 
 
 def _sieve(index: Index) -> Sieve:

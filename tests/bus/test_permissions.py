@@ -52,7 +52,13 @@ PUBLISH: dict[str, tuple[list[str], list[str]]] = {
     ),
     "device": (
         ["device.thermo-1.temperature"],
-        ["device.thermo-2.temperature", "node.thermo-1.metrics", "deployment.x.request"],
+        [
+            "device.thermo-2.temperature",
+            "node.thermo-1.metrics",
+            "deployment.x.request",
+            "query.best.answer",
+            "svc.rid.keep",
+        ],
     ),
     "user": (
         ["deployment.x.request", "deployment.x.cancel", "svc.rid.query", "storage.bucket.photos.policy"],
@@ -62,11 +68,14 @@ PUBLISH: dict[str, tuple[list[str], list[str]]] = {
             "node.pi-3.desired.w-0",
             "resource.pi-3",
             "dead.vim",
+            "query.best.question",
+            "query.best.answer",
         ],
     ),
     "viewer": (
-        ["svc.rid.query"],
+        ["svc.rid.query", "svc.rid.watch", "svc.rid.acknowledge.some-rid", "svc.rid.attributes"],
         [
+            "svc.rid.keep",
             "deployment.x.request",
             "deployment.x.cancel",
             "svc.vim.cancel",
@@ -88,8 +97,15 @@ SUBSCRIBE: dict[str, tuple[list[str], list[str]]] = {
         ["node.pi-4.desired.*", "node.*.desired.*", "svc.worker.logs.pi-4", "svc.worker.*.*", ">"],
     ),
     "device": (
-        ["device.thermo-1.command", "device.thermo-1.command.>"],
-        ["device.thermo-2.command.>", "device.*.command.>", "node.*.metrics", ">"],
+        ["device.thermo-1.command", "device.thermo-1.command.>", "query.best.answer", "query.*.answer"],
+        [
+            "query.best.question",
+            "query.>",
+            "device.thermo-2.command.>",
+            "device.*.command.>",
+            "node.*.metrics",
+            ">",
+        ],
     ),
     "user": (
         ["deployment.*.status", "node.>", "resource.*"],

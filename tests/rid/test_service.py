@@ -34,6 +34,7 @@ class Site:
     def __init__(self, broker: Broker, admin: Credential, mc: str, bus: Bus) -> None:
         self.bus = bus
         self.mc = mc
+        self.broker = broker
         self.access = {"broker": broker.url, "user": admin.user, "password": admin.password}
 
     def settings(self, **more: Any) -> RidSettings:
@@ -358,7 +359,7 @@ async def test_http(site: Site, engine: str) -> None:
                     "/v1/query", content=b'{"where": {"rack": "\\ud800"}, "explain": true}'
                 )
                 assert (half.status_code, half.json()["code"]) == (400, "InvalidQuery")
-                assert (await http.post("/v1/query", content=b"x" * 2_000_000)).status_code == 400
+                assert (await http.post("/v1/query", content=b"x" * 2_000_000)).status_code == 413
                 assert (await http.get("/v1/nodes", params={"wher": "gpu"})).status_code == 400
                 asked = (await http.get("/v1/attributes")).json()["attributes"]
                 assert {
@@ -366,8 +367,16 @@ async def test_http(site: Site, engine: str) -> None:
                     for one in asked
                     if one["name"] == "load.1m"
                     for key, value in one.items()
-                    if key != "meaning"
-                } == {"name": "load.1m", "kind": "number", "unit": None, "dynamic": True, "nodes": 2}
+                    if key not in ("meaning", "distinct", "values")
+                } == {
+                    "name": "load.1m",
+                    "kind": "number",
+                    "unit": None,
+                    "dynamic": True,
+                    "nodes": 2,
+                    "least": 0.2,
+                    "most": 0.5,
+                }
                 assert not any(one["name"].startswith("@") for one in asked)
                 assert (await http.get("/readyz")).status_code == 200
         finally:

@@ -1,0 +1,133 @@
+"""The OpenAPI document: committed as it is made, whole in itself, and true to what rid's HTTP does."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from services.rid.api import routes
+from services.rid.openapi import document
+from tests.rid import nodes
+from tests.rid.nodes import until
+from tests.rid.test_service import Site, site
+from tests.rid.test_watch import Http
+
+__all__ = ["site"]
+
+COMMITTED = Path(__file__).parents[2] / "docs" / "reference" / "rid-openapi.json"
+METHODS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
+
+
+def test_the_committed_document_is_what_is_made_now() -> None:
+    assert json.loads(COMMITTED.read_text()) == document(), "stale: python -m services.rid.openapi FILE"
+
+
+def _walk(part: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(part, dict):
+        yield part
+        for value in part.values():
+            yield from _walk(value)
+    elif isinstance(part, list):
+        for value in part:
+            yield from _walk(value)
+
+
+def test_the_document_is_whole() -> None:
+    whole = document()
+    assert whole["openapi"].startswith("3.1.")
+    assert whole["info"]["title"]
+    assert whole["info"]["version"]
+    schemas = whole["components"]["schemas"]
+    for part in _walk(whole):
+        if isinstance(part.get("$ref"), str):
+            prefix, _, name = part["$ref"].rpartition("/")
+            assert prefix == "#/components/schemas"
+            assert name in schemas
+    for schema in schemas.values():
+        jsonschema.Draft202012Validator.check_schema(schema)
+    operations = []
+    for path, item in whole["paths"].items():
+        assert set(item) <= METHODS | {"parameters"}
+        named = {one["name"] for one in item.get("parameters", []) if one["in"] == "path"}
+        assert named == set(re.findall(r"{(\w+)}", path))
+        for method in METHODS & set(item):
+            operation = item[method]
+            operations.append(operation["operationId"])
+            assert operation["responses"]["200"]["content"]
+            for response in operation["responses"].values():
+                assert response["description"]
+            for parameter in operation.get("parameters", []):
+                assert {"name", "in", "schema"} <= set(parameter)
+                jsonschema.Draft202012Validator.check_schema(parameter["schema"])
+    assert len(operations) == len(set(operations))
+
+
+def test_every_route_is_described_and_nothing_else() -> None:
+    async def never(*_: Any) -> Any:
+        raise AssertionError
+
+    served = {
+        (route.path, method.lower())
+        for route in routes(None, never, never, bool)  # type: ignore[arg-type]
+        for method in (route.methods or set()) - {"HEAD"}
+    }
+    described = {
+        (path, method) for path, item in document()["paths"].items() for method in METHODS & set(item)
+    }
+    assert served == described
+
+
+def _check(name: str, told: Any) -> None:
+    whole = document()
+    schema = {"$ref": f"#/components/schemas/{name}", "components": whole["components"]}
+    jsonschema.validate(told, schema)
+
+
+async def test_what_is_answered_and_refused_is_as_described(site: Site) -> None:
+    async with Http(site) as (rid, http):
+        await site.say(nodes.characterization("a", site.mc), nodes.measurement("a", load_1m=0.5))
+        await until(lambda: rid.answers.query({"where": "load.1m<1"}).total == 1, "a")
+        await until(lambda: rid.changes.revision > 0, "logged")
+        whole = (await http.get("/openapi.json")).json()
+        assert whole == document()
+        example = whole["paths"]["/v1/query"]["post"]["requestBody"]["content"]["application/json"]["example"]
+        _check("Query", example)
+        parameters = {
+            one["name"]: one["example"]
+            for one in whole["paths"]["/v1/nodes"]["get"]["parameters"]
+            if "example" in one and one["name"] != "at"
+        }
+        _check("Answer", (await http.post("/v1/query", json={**example, "explain": True})).json())
+        _check("Answer", (await http.post("/v1/query", json={"at": rid.changes.revision})).json())
+        answer = await http.get("/v1/nodes", params={**parameters, "limit": 1, "explain": "true"})
+        _check("Answer", answer.json())
+        assert (await http.get("/v1/nodes/a")).json()["name"] == "a"
+        _check("AttributesSeen", (await http.get("/v1/attributes")).json())
+        _check("Explanation", (await http.get("/v1/explain", params=parameters)).json())
+        _check("Explanation", (await http.post("/v1/explain", json=example)).json())
+        for method, ask in (
+            ("GET", {"params": {"where": "load.1m<1"}}),
+            ("POST", {"json": {"where": "gpu=false"}}),
+        ):
+            async with http.stream(method, "/v1/watch", **ask) as stream:
+                lines = stream.aiter_lines()
+                for kind in ("ITEM", "SYNC"):
+                    item = json.loads(await anext(lines))
+                    assert item["kind"] == kind
+                    _check("StandingItem", item)
+        for refused, status in (
+            (await http.post("/v1/query", json={"where": {"lod.1m": 1}}), 400),
+            (await http.get("/v1/nodes/z"), 404),
+            (await http.get("/v1/watch", params={"since": 10_000}), 410),
+            (await http.post("/v1/explain", content=b"x" * 2_000_000), 413),
+        ):
+            assert refused.status_code == status
+            _check("Problem", refused.json())
+        with pytest.raises(jsonschema.ValidationError):
+            _check("Answer", {"nodes": "none"})
