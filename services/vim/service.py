@@ -29,6 +29,7 @@ from schemas.resource import ResourceChange
 from schemas.verbs import ListDeployments, WhichDeployment
 from schemas.workload import DesiredWorkload, ObservedWorkload
 from services.vim.agenda import Agenda
+from services.vim.decide import fitting
 from services.vim.driver import HostDriver
 from services.vim.recall import recall
 from services.vim.reconcile import Reconciler
@@ -212,11 +213,12 @@ class Vim:
             raise NotFound(
                 f"there is no deployment {which.deployment!r}", expected=" or ".join(near) if near else None
             )
-        return {
-            **_summary(life),
-            "decision": life.decision.model_dump(mode="json", by_alias=True) if life.decision else None,
-            "status": life.status.model_dump(mode="json", by_alias=True),
-        }
+        told = {**_summary(life), "status": life.status.model_dump(mode="json", by_alias=True)}
+        decision = None
+        if life.decision is not None:
+            room = self.bus.wire.max_payload - _ENVELOPE - len(json.dumps(told))
+            decision = fitting(life.decision, room).model_dump(mode="json", by_alias=True)
+        return {**told, "decision": decision}
 
 
 def _summary(life: Life) -> dict[str, Any]:

@@ -52,7 +52,7 @@ async def own(own_stack: Stack) -> AsyncIterator[Site]:
     made = Site(own_stack, bus)
     await made.listen()
     yield made
-    await made.nodes.close()
+    await made.nodes.end()
     for process in own_stack.processes:
         process.stop()
     for stream in (await bus.jetstream.api("STREAM.NAMES", {"subject": f"mc.{own_stack.mc}.>"}))[

@@ -41,6 +41,7 @@ class FakeNodes:
         running: what runs now, by (node, workload).
         most_at_once: the most of each replica that was ever begun beside itself on nodes that are heard.
         away: nodes that are cut off.
+        more: what workers add to every message.
     """
 
     bus: Bus
@@ -50,6 +51,7 @@ class FakeNodes:
     running: dict[tuple[str, str], DesiredWorkload] = field(default_factory=dict)
     most_at_once: Counter[str] = field(default_factory=Counter)
     away: set[str] = field(default_factory=set)
+    more: str = ""
     names: list[str] = field(default_factory=list)
     levels: dict[tuple[str, str], DesiredWorkload] = field(default_factory=dict)
     said: dict[tuple[str, str], ObservedWorkload] = field(default_factory=dict)
@@ -96,10 +98,15 @@ class FakeNodes:
             if node in names:
                 self._take(level)
 
-    async def close(self) -> None:
+    async def end(self) -> None:
+        """Without a farewell."""
         if self._task:
             self._task.cancel()
             await asyncio.gather(self._task, *self._tasks, return_exceptions=True)
+
+    async def close(self) -> None:
+        """With a farewell of each node, as others share the minicloud."""
+        await self.end()
         publishing = []
         for name in self.names:
             gone = nodes.presence(name, online=False, reason="stopping")
@@ -158,7 +165,7 @@ class FakeNodes:
                 node=level.node,
                 state=state,  # type: ignore[arg-type]
                 reason=reason,
-                message=f"{reason} on {level.node}",
+                message=f"{reason} on {level.node}{self.more}",
                 runtime=level.runtime,
                 exit={"code": int(state == "failed")} if ended else None,  # type: ignore[arg-type]
                 observed_at=now(),

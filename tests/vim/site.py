@@ -76,7 +76,7 @@ class Stack:
 
     def vim(self, instance: str = "vim-1", **more: str) -> PartProcess:
         self.http = f"http://127.0.0.1:{(port := free_port())}"
-        settings = {"MINICLOUD_HTTP_PORT": str(port), "MINICLOUD_LOOK_EVERY": "2"}
+        settings = {"MINICLOUD_HTTP_PORT": str(port), "MINICLOUD_LOOK_EVERY": "1"}
         return self.start("services.vim", MINICLOUD_INSTANCE=instance, **{**settings, **more})
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.vim.conftest import serving
+from tests.vim.fake import UP
 from tests.vim.site import GIB, Site
 
 #: Ten thousand work, too, and take most of a minute to join.
@@ -72,6 +73,8 @@ async def test_a_fleet_beyond_one_answer(large: Site) -> None:
     everywhere = await site.until_state(thousand, "running", seconds=60)
     assert len({replica.node for replica in everywhere.replicas}) == 1000
     assert max(site.sizes) < 1024 * 1024
+    whole = await site.bus.request("vim", "get", {"deployment": thousand})
+    assert len(whole["replicas"]) == len(whole["decision"]["placements"]) == 1000
     # A status of a thousand replicas is long: they are told together, not one by one.
     assert len(site.statuses(thousand)) < 40
     assert max(site.nodes.starts.values()) == 1
@@ -90,6 +93,7 @@ async def test_a_thousand_deployments_and_a_quick_restart(large: Site) -> None:
     await site.found(100)
     vim = site.stack.vim()
     await serving(site.bus, "vim", "list")
+    site.nodes.behave = lambda _: UP[-1:]
     deployments = [site.name(f"d{number}") for number in range(1000)]
     wanted = site.request(resources={"memory": "512MiB"})
     begun = time.monotonic()
@@ -127,12 +131,17 @@ async def test_a_list_too_long_for_a_message_is_told_in_parts(large: Site) -> No
     await site.nodes.join(*site.node("a"))
     await site.found(1)
     site.stack.vim()
-    # Each is refused in many words, which its summary holds.
-    names = [site.name(f"d{number:03}") for number in range(400)]
-    where = {"x" * 80: "y"}
-    await asyncio.gather(*(site.publish(name, "request", site.request(where=where)) for name in names))
-    await site.until(lambda: all(site.states(name) for name in names), "all are refused")
+    # Each is told in many words, which its summary holds.
+    site.nodes.more = ", " + "x" * 3000
+    names = sorted(site.name(f"d{number:03}") for number in range(200))
+    await asyncio.gather(*(site.publish(name, "request", site.request()) for name in names))
+    await site.until(lambda: all(site.states(name)[-1:] == ["running"] for name in names), "all run", 60)
     first = await site.bus.request("vim", "list")
-    assert first["next"] is None
-    parts = await site.bus.request("vim", "list", {"limit": 150})
-    assert (len(parts["deployments"]), parts["next"]) == (150, names[149])
+    told = [one["deployment"] for one in first["deployments"]]
+    assert 100 < len(told) < 200
+    assert first["next"] == told[-1]
+    rest = await site.bus.request("vim", "list", {"after": told[-1]})
+    assert rest["next"] is None
+    assert told + [one["deployment"] for one in rest["deployments"]] == names
+    few = await site.bus.request("vim", "list", {"limit": 2})
+    assert ([one["deployment"] for one in few["deployments"]], few["next"]) == (names[:2], names[1])
