@@ -38,8 +38,12 @@ async def _read(bus: Bus, stream: Stream, subject: str) -> Any:
 
 
 async def events(bus: Bus, subject: str, kind: type[EventData], since: datetime | None = None) -> list[Any]:
-    """The same as typed data, of events after ``since``."""
-    read = [read_event(payload, kind) for _, payload in await kept(bus, subject)]
+    """The same as typed data, of events after ``since``; what has the same id is the same fact, said once.
+
+    An MQTT client whose acknowledgement was lost with the broker sends again, and no broker knows it as a repeat.
+    """
+    said = [read_event(payload, kind) for _, payload in await kept(bus, subject)]
+    read = list({event.id: event for event in said}.values())
     return [event.data for event in read if since is None or event.time > since]
 
 
