@@ -141,7 +141,7 @@ def timed(work: Callable[[Query], Any], asked: list[Query], patience: float = 15
             begun = time.perf_counter()
             work(query)
             taken.append((time.perf_counter() - begun) * 1e3)
-            if begun > until and len(taken) >= 10:
+            if begun > until and len(taken) >= 5:
                 break
         rounds.append(taken)
     return rounds
@@ -267,7 +267,7 @@ def one_size(count: int, asked: list[Query], updates: int, checks: int, *, alone
         with make() as peer:
             if peer is None:
                 continue
-            few = asked[: checks if peer.quick else 4]
+            few = asked[: checks if peer.quick else 2]
             checked(peer, truth, few, "as loaded")
             rounds = timed(peer.ask, asked)
             p50, p99 = best(rounds, 50), best(rounds, 99)
