@@ -36,6 +36,8 @@ _GIB = 1024**3
 _CITIES = ["Athens", "Pisa", "Graz", "Turku", "Delft", "Porto", "Brno", "Cork"]
 #: A flow is taken in by so many updates at a time, as they come out of one read of the socket.
 _AT_ONCE = 20
+#: Each figure is that of the best of so many rounds: the machine has other work, too.
+_ROUNDS = 5
 #: Beyond so many nodes, SQLite and MongoDB take minutes to load and to answer.
 _SMALL = 200_000
 
@@ -129,22 +131,25 @@ def build(count: int) -> tuple[ColumnIndex, float, float, float]:
     return index, taken, (bare - before) / count, (process.memory_info().rss - bare) / count
 
 
-def timed(work: Callable[[Query], Any], asked: list[Query], patience: float = 15.0) -> list[float]:
-    """Milliseconds of each query, until patience ends."""
-    taken: list[float] = []
+def timed(work: Callable[[Query], Any], asked: list[Query], patience: float = 15.0) -> list[list[float]]:
+    """Milliseconds of each query, round after round, until patience ends."""
+    rounds: list[list[float]] = []
     until = time.perf_counter() + patience
-    for query in asked:
-        begun = time.perf_counter()
-        work(query)
-        taken.append((time.perf_counter() - begun) * 1e3)
-        if begun > until and len(taken) >= 10:
-            break
-    return taken
+    while len(rounds) < _ROUNDS and (not rounds or time.perf_counter() < until):
+        taken: list[float] = []
+        for query in asked:
+            begun = time.perf_counter()
+            work(query)
+            taken.append((time.perf_counter() - begun) * 1e3)
+            if begun > until and len(taken) >= 5:
+                break
+        rounds.append(taken)
+    return rounds
 
 
-def percentiles(taken: list[float]) -> tuple[float, float]:
-    """p50 and p99."""
-    return statistics.median(taken), statistics.quantiles(taken, n=100, method="inclusive")[98]
+def best(rounds: list[list[float]], percent: int) -> float:
+    """A percentile in the round that the rest of the machine disturbed least."""
+    return min(statistics.quantiles(taken, n=100, method="inclusive")[percent - 1] for taken in rounds)
 
 
 def changes_of(count: int, nodes: int, rng: random.Random) -> list[tuple[str, Row]]:
@@ -183,22 +188,26 @@ async def in_one_loop(
                 peer.update(changes[at : at + _AT_ONCE])
                 done += _AT_ONCE
                 await asyncio.sleep(0)
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
+
+    arrived: asyncio.Queue[tuple[Query, float]] = asyncio.Queue()
+
+    def arrive(at: int) -> None:
+        arrived.put_nowait((asked[at], loop.time()))
+        if at + 1 < len(asked):
+            loop.call_later(rng.expovariate(rate), arrive, at + 1)
 
     flowing = asyncio.create_task(flow())
-    taken: dict[str, list[float]] = {"its CPU time": [], "a query by itself": [], "from when it was due": []}
-    due = loop.time()
-    for query in asked:
-        due = max(due + rng.expovariate(rate), loop.time() - 0.002)
-        while loop.time() < due:
-            await asyncio.sleep(0)
+    taken: dict[str, list[float]] = {"its CPU time": [], "a query by itself": [], "with its wait": []}
+    arrive(0)
+    for _ in asked:
+        query, came = await arrived.get()
         started, worked = loop.time(), time.thread_time()
         peer.ask(query)
         ended, done_working = loop.time(), time.thread_time()
-        moments = (done_working - worked, ended - started, ended - due)
+        moments = (done_working - worked, ended - started, ended - came)
         for several, moment in zip(taken.values(), moments, strict=True):
             several.append(moment * 1e3)
-        await asyncio.sleep(0)
     stop = True
     await flowing
     return taken, done / (loop.time() - begun)
@@ -240,8 +249,8 @@ def checked(peer: Peer, truth: Dicts, asked: list[Query], when: str) -> None:
         assert found == expected, f"{peer.name} {when}: {query.where}: {found[1]} instead of {expected[1]}"
 
 
-def one_size(count: int, asked: list[Query], updates: int, checks: int) -> tuple[Columns, Dicts]:
-    """Build all engines that are fit for so many nodes, check, time and print them."""
+def one_size(count: int, asked: list[Query], updates: int, checks: int, *, alone: bool = False) -> Columns:
+    """Build all engines that are fit for so many nodes, check, time and print them; the index."""
     index, loading, bytes_a_node, bytes_of_means = build(count)
     rows = list(fleet(count))
     ours, truth = Columns(index), Dicts(rows)
@@ -252,16 +261,17 @@ def one_size(count: int, asked: list[Query], updates: int, checks: int) -> tuple
     )
     gc.collect()
     gc.freeze()
-    best = 0.0
+    first = 0.0
     # The truth itself is changed last: until then it says what each peer started from.
-    for make in (lambda: nullcontext(ours), *others(rows), lambda: nullcontext(truth)):
+    for make in (lambda: nullcontext(ours), *(() if alone else others(rows)), lambda: nullcontext(truth)):
         with make() as peer:
             if peer is None:
                 continue
-            few = asked[: checks if peer.quick else 4]
+            few = asked[: checks if peer.quick else 2]
             checked(peer, truth, few, "as loaded")
-            p50, p99 = percentiles(timed(peer.ask, asked * 5 if peer is ours else asked))
-            best = best or p50
+            rounds = timed(peer.ask, asked)
+            p50, p99 = best(rounds, 50), best(rounds, 99)
+            first = first or p50
             rate, done = updating(peer, changes)
             if peer is not truth:
                 state = Dicts({**row} for row in rows)
@@ -270,7 +280,7 @@ def one_size(count: int, asked: list[Query], updates: int, checks: int) -> tuple
                 del state
             given = "one by one" if peer.together == 1 else f"by {peer.together}"
             print(
-                f"{peer.name:<20}{p50:>13.3f}{p99:>10.3f}{p50 / best:>10.1f}x{rate:>12,.0f}  {given}",
+                f"{peer.name:<20}{p50:>13.3f}{p99:>10.3f}{p50 / first:>10.1f}x{rate:>12,.0f}  {given}",
                 flush=True,
             )
     print("every engine equals brute force, as loaded and after updates of nine metrics each")
@@ -278,21 +288,30 @@ def one_size(count: int, asked: list[Query], updates: int, checks: int) -> tuple
         f"rid: loaded in {loading:.1f} s; {bytes_a_node:.0f} B a node, "
         f"and {bytes_of_means:.0f} B for running means of nine metrics"
     )
-    return ours, truth
+    return ours
 
 
 def flowing(ours: Columns, asked: list[Query], count: int, updates: float, rate: float) -> None:
     """Queries while updates flow in, in one loop; checked after it."""
     changes = changes_of(50_000, count, random.Random(4))
-    told, reached = asyncio.run(in_one_loop(ours, asked, changes, updates, rate))
-    rows = [ours.index.get(f"node-{at:07}") or {} for at in range(count)] if count <= 200_000 else []
-    if rows:
-        checked(ours, Dicts(rows), asked[:10], "after the flow")
-    print(f"\nin one loop with {reached:,.0f} updates/s of nine metrics each, {rate:,.0f} queries/s wanted:")
-    for what, taken in told.items():
-        p50, p99 = percentiles(taken)
+    rounds: dict[str, list[list[float]]] = {}
+    rates = []
+    for _ in range(_ROUNDS):
+        told, reached = asyncio.run(in_one_loop(ours, asked, changes, updates, rate))
+        rates.append(reached)
+        for what, taken in told.items():
+            rounds.setdefault(what, []).append(taken)
+    rows = [ours.index.get(f"node-{at:07}") or {} for at in range(count)]
+    checked(ours, Dicts(rows), asked[:10], "after the flow")
+    print(
+        f"\nin one loop with {max(rates):,.0f} updates/s of nine metrics each ({min(rates):,.0f} in the slowest "
+        f"of {_ROUNDS} rounds), {rate:,.0f} queries/s wanted; the best round of each, and the worst:"
+    )
+    for what, several in rounds.items():
+        worst = max(statistics.quantiles(taken, n=100, method="inclusive")[98] for taken in several)
         print(
-            f"{what:<24} p50 {p50:.3f} ms, p99 {p99:.3f} ms, p99.9 {sorted(taken)[int(len(taken) * 0.999)]:.3f} ms"
+            f"{what:<24} p50 {best(several, 50):.3f} ms, p99 {best(several, 99):.3f} ms, "
+            f"p99 of the worst {worst:.3f} ms"
         )
 
 
@@ -305,16 +324,17 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=100_000)
     parser.add_argument("--flow", type=float, default=100_000, help="updates a second in the loop")
     parser.add_argument("--rate", type=float, default=1000, help="queries a second in the loop")
+    parser.add_argument("--alone", action="store_true", help="without the peers")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is stopped
     asked = queries(options.queries, random.Random(7))
-    ours, _ = one_size(options.nodes, asked, options.updates, checks=25)
-    flowing(ours, asked * 20, options.nodes, options.flow, options.rate)
+    ours = one_size(options.nodes, asked, options.updates, 25, alone=options.alone)
+    flowing(ours, asked * 7, options.nodes, options.flow, options.rate)
     del ours
     gc.unfreeze()
     gc.collect()
     if options.large:
-        one_size(options.large, asked, options.updates, checks=3)
+        one_size(options.large, asked, options.updates, 3, alone=options.alone)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import statistics
@@ -156,7 +157,7 @@ async def run(folder: Path, count: int, times: int) -> None:
         access = {"broker": broker.url, "user": admin.user, "password": admin.password}
         port = free_port()
         told = {
-            "minicloud": _MC, **access, "instance": "rid", "log_level": "warning", "http_port": port,
+            "minicloud": _MC, **access, "instance": "rid", "log_level": "info", "http_port": port,
             "stale_after": 36000, "lost_after": 36000, "store_every": 1, "store_metrics_every": 2,
         }  # fmt: skip
         durable = {**told, "mongodb_url": url} if url else told
@@ -204,8 +205,10 @@ async def run(folder: Path, count: int, times: int) -> None:
                 if stream.kind in _KEPT
             ]
             print("the bus keeps: " + ", ".join(f"{kind} of {state['messages']:,}" for kind, state in sizes))
-            if told_wrong := output.read_text().strip():
-                print(f"rid warned: {told_wrong.splitlines()[-1][:300]}")
+            said = [json.loads(line) for line in output.read_text().splitlines() if line.startswith("{")]
+            for event in ("read back from MongoDB", "the bus no longer keeps what some nodes are"):
+                if lines := [line for line in said if line["event"].startswith(event)]:
+                    print(f"rid said: {lines[-1]}")
 
 
 def main() -> None:

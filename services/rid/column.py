@@ -252,9 +252,12 @@ class Codes:
         return (~mask & (codes != _ABSENT)) if negated else mask
 
     def _any_of(self, codes: npt.NDArray[Any], matching: set[int]) -> Mask:
+        if not matching:
+            return np.zeros(len(codes), np.bool_)
         if len(matching) <= _FEW_CODES:
-            mask = np.zeros(len(codes), np.bool_)
-            for code in matching:
+            first, *more = matching
+            mask = np.asarray(codes == first)
+            for code in more:
                 mask |= codes == code
             return mask
         # One more place at the end: code -1 looks itself up there and finds that absence never matches.

@@ -14,11 +14,11 @@ import numpy.typing as npt
 
 from schemas.attributes import Value, kind_of
 from schemas.predicate import Predicate
-from services.rid.column import Column, Mask, column
+from services.rid.column import Column, Mask, Numbers, column
 from services.rid.index import ALIVE, Selection, Span, Step
 from services.rid.means import Means
 from services.rid.order import NameOrder
-from services.rid.plan import least, scan
+from services.rid.plan import least, scan, scan_least
 from services.rid.vocabulary import MOST, Vocabulary, foreseen
 
 _FIRST_CAPACITY: Final = 1024
@@ -113,8 +113,14 @@ class ColumnIndex:
         fields: Iterable[str] | None = None,
     ) -> Selection:
         """The nodes that match; see :class:`services.rid.index.Index`."""
-        rows = scan(predicate, self._columns, self._live[: self._used])
-        total = len(rows)
+        live = self._live[: self._used]
+        first = self._columns.get(order[0][0]) if order else None
+        if limit is not None and isinstance(first, Numbers):
+            keys = first.keys(slice(0, self._used))
+            rows, total = scan_least(predicate, self._columns, live, keys, limit, descending=order[0][1])
+        else:
+            rows = scan(predicate, self._columns, live)
+            total = len(rows)
         rows = self._arrange(rows, order, limit)
         return Selection(self._documents(rows, fields), total)
 

@@ -7,6 +7,7 @@ be read on; while it runs, what must be written; and nodes that only the change 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -46,6 +47,7 @@ class Recovery:
         self._loaded = Positions()
         self._positions = Positions()
         self._made: dict[str, str] = {}
+        self._restored = 0
         self.store: Store | None = None
         if settings.mongodb_url:
             database = settings.mongodb_database or f"minicloud_{settings.minicloud}"
@@ -61,8 +63,15 @@ class Recovery:
         """Take in what the store kept."""
         if self.store is None:
             return
+        begun = time.monotonic()
         self._loaded = await self.store.load(self._restore)
         self._positions.update(self._loaded)
+        log.info(
+            "read back from MongoDB",
+            nodes=self._restored,
+            whole=bool(self._loaded),
+            seconds=round(time.monotonic() - begun, 2),
+        )
 
     async def since(self, stream: Stream) -> int | None:
         """The revision after which a stream must be read on; None for its present state.
@@ -136,6 +145,7 @@ class Recovery:
         if lacking := unpublished(document):
             self._changes.note(node, urgent=not all(map(may_be_metric, lacking)))
         self._ingest.restore(node, known)
+        self._restored += 1
 
     def _look(self, node: str) -> dict[str, Any] | None:
         known = self._ingest.known(node)

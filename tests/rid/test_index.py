@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -318,6 +319,32 @@ def test_an_unsorted_answer_is_in_the_order_of_names_after_any_coming_and_going(
             index.select(Every())
     expected = sorted(name for name in names if name in index)
     assert [node["name"] for node in index.select(Every()).nodes] == expected
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_the_best_of_many_rows_are_those_of_a_whole_sort(data: st.DataObject) -> None:
+    """Many rows match and few are wanted: cut by a guess, with ties, absent keys and either direction."""
+    distinct = data.draw(st.sampled_from([1, 3, 50, 100_000]), "distinct")
+    absent = data.draw(st.sampled_from([0, 2, 50]), "one in so many lacks it")
+    descending, limit = data.draw(st.booleans()), data.draw(st.sampled_from([1, 10, 300]))
+    rng = random.Random(data.draw(st.integers(0, 99), "seed"))
+    index, rows = ColumnIndex(), []
+    for at in rng.sample(range(6000), 6000):
+        row: dict[str, Value] = {"name": f"n{at:04}", "gpu": rng.random() < 0.9}
+        if not absent or rng.randrange(absent):
+            row["load.1m"] = float(rng.randrange(distinct))
+        rows.append(row)
+        index.put(str(row["name"]), row)
+    for gone in rng.sample(rows, 100):
+        index.remove(str(gone["name"]))
+        rows.remove(gone)
+    found = index.select(parse_where({"gpu": True}), order=[("load.1m", descending)], limit=limit)
+    expected = [row for row in rows if row["gpu"]]
+    assert found.total == len(expected)
+    sign = -1 if descending else 1
+    expected.sort(key=lambda row: (sign * row.get("load.1m", sign * math.inf), row["name"]))
+    assert found.nodes == expected[:limit]
 
 
 def test_version_order() -> None:
