@@ -35,7 +35,7 @@ def cut_links(folder: Path, password: str) -> int:
     """
     try:
         ports = json.loads((folder / "ports.json").read_text())
-        links = _monitor(ports["monitor"], "leafz")["leafs"] or []
+        links = _monitor(ports["monitor"], "leafz").get("leafs") or []
         made_to_us = [link["id"] for link in links if not link["is_spoke"]]
         if made_to_us:
             _kick(_monitor(ports["monitor"], "varz"), password, made_to_us)

@@ -33,6 +33,8 @@ log = structlog.get_logger("rid")
 _PAGES: Final = 8
 _PAGE_LIVES: Final = 30.0
 _FRAME: Final = 1024
+#: Nodes read between two turns of others in the loop.
+_TOGETHER: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,7 @@ class Serving:
     # -- changes -----------------------------------------------------------------------------------
 
     async def _changes(self, asked: ChangesAsked) -> bytes:
-        key, page = self._page(asked)
+        key, page = await self._page(asked)
         # Where the page that was begun is gone, this one is begun.
         part = min(asked.part, len(page.parts) - 1) if asked.page in ("", key) else 0
         head = Changes(
@@ -131,7 +133,7 @@ class Serving:
         told = head.model_dump_json(exclude={"nodes", "metrics", "gone"})
         return f"{told[:-1]},{page.parts[part]}}}".encode()
 
-    def _page(self, asked: ChangesAsked) -> tuple[str, _Page]:
+    async def _page(self, asked: ChangesAsked) -> tuple[str, _Page]:
         if asked.page in self._pages:
             return asked.page, self._pages[asked.page]
         now = time.monotonic()
@@ -141,17 +143,17 @@ class Serving:
             elif page.since == asked.since and page.reached > asked.since:
                 return key, page  # whatever changed since it was made is in a later block, too
         nodes, reached = self.journal.since(asked.since)
-        page = _Page(asked.since, reached, self._parts(nodes), now)
+        page = _Page(asked.since, reached, await self._parts(nodes), now)
         key = new_id()[:16]
         self._pages[key] = page
         while len(self._pages) > _PAGES:
             del self._pages[next(iter(self._pages))]
         return key, page
 
-    def _parts(self, nodes: dict[str, bool]) -> list[str]:
+    async def _parts(self, nodes: dict[str, bool]) -> list[str]:
         """The nodes as members of a JSON object, in as many parts as the broker makes of them."""
-        whole = self._documents([node for node, all_of_it in nodes.items() if all_of_it], None)
-        metrics = self._documents(
+        whole = await self._documents([node for node, all_of_it in nodes.items() if all_of_it], None)
+        metrics = await self._documents(
             [node for node, all_of_it in nodes.items() if not all_of_it],
             [name for name in self._index.names() if name == HEARD or may_be_metric(name)],
         )
@@ -177,11 +179,15 @@ class Serving:
                 parts.append(_member(kind, held))
         return parts
 
-    def _documents(self, nodes: list[str], fields: list[str] | None) -> dict[str, dict[str, Any]]:
-        if not nodes:
-            return {}
-        found = self._index.select(Condition("name", "string", "in", tuple(nodes)), fields=fields)
-        return {document.pop("name"): document for document in found.nodes}
+    async def _documents(self, nodes: list[str], fields: list[str] | None) -> dict[str, dict[str, Any]]:
+        """What changes between two steps is in a later block, so a page need not be of one moment."""
+        found: dict[str, dict[str, Any]] = {}
+        for begin in range(0, len(nodes), _TOGETHER):
+            some = Condition("name", "string", "in", tuple(nodes[begin : begin + _TOGETHER]))
+            for document in self._index.select(some, fields=fields).nodes:
+                found[document.pop("name")] = document
+            await asyncio.sleep(0)
+        return found
 
 
 def _member(kind: str, nodes: list[str]) -> str:

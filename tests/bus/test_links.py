@@ -197,6 +197,13 @@ def test_a_revoked_minicloud_is_cut_off_and_let_in_again_with_a_new_secret(tmp_p
         assert both["athens"].monitor("varz")["leafnodes"] == 1
 
 
+def test_a_minicloud_that_never_linked_is_revoked_without_ado(own_broker: Broker) -> None:
+    known = Credentials(own_broker.data)
+    known.add("minicloud", "pisa")
+    known.revoke("minicloud", "pisa")
+    assert [entry.user for entry in known.list()] == []
+
+
 def test_the_link_stands_again_after_the_hub_was_killed(tmp_path: Path) -> None:
     with sites(tmp_path, "athens", "pisa", "graz") as brokers:
         brokers["athens"].kill()

@@ -23,7 +23,7 @@ from tests.rid import nodes
 from tests.rid.nodes import GIB, until
 from tests.rid.test_service import Site
 
-BEAT = 0.25
+BEAT = 0.5
 _CITIES = ["Athens", "Pisa", "Graz"]
 
 

@@ -112,7 +112,7 @@ async def test_a_minicloud_that_is_cut_off_is_missing_and_on_its_return_nothing_
     for one, others in ((athens, ["graz"]), (pisa, []), (graz, ["athens"])):
         begun = time.monotonic()
         answer = await one.ask(scope={"mode": "scatter", "deadline": "1s"})
-        assert time.monotonic() - begun < 2, "no answer waits much longer than the deadline"
+        assert time.monotonic() - begun < 3, "no answer waits much longer than the deadline"
         answered = {name for name, part in coverage(answer).items() if part["answered"]}
         assert answered == {one.name, *others}
         assert answer["complete"] is False
