@@ -199,13 +199,14 @@ class ColumnInterest:
         self._mark(flips)
 
     def leave(self, node: str, row: int) -> None:
-        """A node leaves the index."""
+        """A node leaves the index, and its row may be another's soon: from here on it is marked by name."""
         bits, bit = self._grown(), 1 << (row & 7)
-        if bits[row >> 3] & bit:
+        member = bool(bits[row >> 3] & bit)
+        if member:
             bits[row >> 3] ^= bit
-            if not self.overflown:
-                self._gone[node] = None
-                self._bounded()
+        if not self.overflown and (member or any((rows == row).any() for rows in self._marked)):
+            self._gone[node] = None
+            self._bounded()
 
     def _sift_rows(self, batch: _Batch, *, decides: bool, changed: bool) -> None:
         member = self._grown()

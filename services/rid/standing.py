@@ -367,7 +367,7 @@ def _sieve(index: Index) -> Sieve:
 def _mark(attributes: dict[str, Any]) -> int:
     """What tells one document from another, in little room; the age is no difference."""
     return hash(
-        tuple(
+        frozenset(
             (name, tuple(value) if isinstance(value, list) else value)
             for name, value in attributes.items()
             if name != _AGE
