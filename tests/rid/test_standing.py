@@ -339,6 +339,8 @@ class Crowd:
 def test_a_long_history_of_a_small_crowd(
     site: Site, seed: int, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # So small, it is sifted by blocks, by rows, and by what few rows are left of a block.
+    monkeypatch.setattr(sieve_columns, "_FEW", seed % 3)
     monkeypatch.setattr(sieve_columns, "_TOGETHER", 1)
     monkeypatch.setattr(sieve_columns, "_BLOCK", block)
     monkeypatch.setattr(sieve_columns, "_DENSE", 4 if block == 8 else 0)
