@@ -96,25 +96,45 @@ async def run(data: Path, count: int, rate: float, samples: int) -> None:
                 "services.rid",
                 env={**os.environ, **environment},
             )
+            load = None
             try:
                 await until(bus, "total", count)
                 starting = time.perf_counter() - begun
                 await until(bus, "revision", count)
                 logging = time.perf_counter() - begun - starting
-                load = asyncio.create_task(background(bus, count, rate))
+                # In a process of its own: else the measurement would wait for its own load.
+                load = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "bench.rid_fresh",
+                    "--load",
+                    f"--nodes={count}",
+                    f"--rate={rate}",
+                    env={**os.environ, **environment},
+                )
+                await asyncio.sleep(2.0)  # until it is in its stride
                 process = psutil.Process(rid.pid)
                 process.cpu_percent()
                 seen, asked = await measure(bus, samples)
                 cpu, rss = process.cpu_percent(), process.memory_info().rss
-                load.cancel()
                 print(f"{count} nodes at {rate:g} Hz: {count * rate:.0f} samples/s beside the measurement")
                 print(f"published to seen by a query   {percentiles(seen)}")
                 print(f"a query over the bus           {percentiles(asked)}")
                 print(f"rid: ready after {starting:.1f} s, the change log whole {logging:.1f} s later")
                 print(f"rid while it was asked: CPU {cpu:.0f} %, RSS {rss / 2**20:.0f} MiB")
             finally:
-                rid.terminate()
-                await rid.wait()
+                for running in (load, rid):
+                    if running is not None:
+                        running.terminate()
+                        await running.wait()
+
+
+async def only_load(count: int, rate: float) -> None:
+    """Sample for ever, as the environment says where."""
+    async with await Bus.connect(
+        (settings := Settings.load()).endpoint("load"), settings.minicloud, "load"
+    ) as bus:
+        await background(bus, count, rate)
 
 
 def main() -> None:
@@ -123,7 +143,11 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=1000)
     parser.add_argument("--rate", type=float, default=0.2)
     parser.add_argument("--samples", type=int, default=300)
+    parser.add_argument("--load", action="store_true", help="only sample, for a rid that runs already")
     options = parser.parse_args()
+    if options.load:
+        asyncio.run(only_load(options.nodes, options.rate))
+        return
     with tempfile.TemporaryDirectory() as data:
         asyncio.run(run(Path(data), options.nodes, options.rate, options.samples))
 

@@ -48,10 +48,14 @@ async def serve_http(frame: Frame[Any]) -> HttpServer:
         Conflict: the port is taken.
     """
     settings = frame.settings
-    listener = socket.socket(socket.AF_INET6 if ":" in settings.http_host else socket.AF_INET)
+    family = socket.AF_INET6 if ":" in settings.http_host else socket.AF_INET
+    # TCP by name: only then does asyncio switch off Nagle's algorithm, which holds back an answer's body
+    # until the client has acknowledged its head, 40 ms later.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.http_host, settings.http_port or 0))
+        listener.listen(2048)  # whoever connects from now on waits, and is not refused
     except OSError as error:
         listener.close()
         raise Conflict(

@@ -96,12 +96,14 @@ class ColumnIndex:
         self._free.append(row)
         self._order.discard(node)
 
-    def get(self, node: str) -> dict[str, Value] | None:
-        """All attributes of a node."""
+    def get(self, node: str, fields: Iterable[str] | None = None) -> dict[str, Value] | None:
+        """The attributes of a node; all of them by default."""
         row = self._row_of.get(node)
         if row is None:
             return None
-        found = {name: held.read(row) for name, held in self._columns.items()}
+        columns = self._columns
+        names = columns if fields is None else [name for name in fields if name in columns]
+        found = {name: columns[name].read(row) for name in names}
         return {name: value for name, value in found.items() if value is not None}
 
     def select(

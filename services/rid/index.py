@@ -92,8 +92,8 @@ class Index(Protocol):
     def remove(self, node: str) -> None:
         """Forget a node; no error where there is none."""
 
-    def get(self, node: str) -> dict[str, Value] | None:
-        """All attributes of a node."""
+    def get(self, node: str, fields: Iterable[str] | None = None) -> dict[str, Value] | None:
+        """The attributes of a node; all of them by default."""
 
     def select(
         self,

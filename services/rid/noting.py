@@ -58,9 +58,9 @@ class Noting:
         """Add to the running means; the standing queries on them are told by ``Standing.sampled``."""
         return self._index.sampling(now)
 
-    def get(self, node: str) -> dict[str, Value] | None:
-        """All attributes of a node."""
-        return self._index.get(node)
+    def get(self, node: str, fields: Iterable[str] | None = None) -> dict[str, Value] | None:
+        """The attributes of a node; all of them by default."""
+        return self._index.get(node, fields)
 
     def select(
         self,

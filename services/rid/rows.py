@@ -68,10 +68,12 @@ class RowIndex:
             self._uncount(name)
         self._minutes.pop(node, None)
 
-    def get(self, node: str) -> dict[str, Value] | None:
-        """All attributes of a node."""
+    def get(self, node: str, fields: Iterable[str] | None = None) -> dict[str, Value] | None:
+        """The attributes of a node; all of them by default."""
         row = self._rows.get(node)
-        return dict(row) if row is not None else None
+        if row is None or fields is None:
+            return dict(row) if row is not None else None
+        return {name: row[name] for name in fields if name in row}
 
     def select(
         self,

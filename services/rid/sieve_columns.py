@@ -15,8 +15,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from schemas.flatten import may_be_metric
 from schemas.predicate import Condition, Every, Predicate, Some, conditions
-from services.rid.column import Column
+from services.rid.column import Column, Mask
 from services.rid.columns import ColumnIndex
 from services.rid.fresh import HEARD
 from services.rid.sieve import BOUND, Interest
@@ -31,6 +32,8 @@ _BLOCK: Final = 65_536
 _BATCH: Final = 8192
 #: A block is tested whole where at least one in so many of its rows was written.
 _DENSE: Final = 4
+#: What is left of a block is tested row by row once it is less than one row in so many.
+_FEW: Final = 64
 #: Standing queries that are looked at before others get a turn.
 _TOGETHER: Final = 8
 #: Kinds of writes that are told apart in one batch.
@@ -87,6 +90,26 @@ class _Batch:
         # A row without a node lacks everything, and would be found by that.
         return bits & self.live if condition.op == "exists" and not condition.value else bits
 
+    def few(self, bits: Bits) -> RowArray | None:
+        """The places in a block, if they are so few that testing each is cheaper than testing all."""
+        if self.block is None or int(np.bitwise_count(bits).sum()) * _FEW > self._length:
+            return None
+        return rows_in(bits)
+
+    def test_few(self, condition: Condition, places: RowArray) -> Mask:
+        """Which of some places in a block match."""
+        held = self._index.held(condition.attribute)
+        rows = places + (self.block.start if self.block is not None else 0)
+        absent = condition.op == "exists" and not condition.value
+        mask = np.full(len(rows), absent) if held is None else held.test(condition, rows)
+        return mask & self._index.live[rows] if absent else mask
+
+    def bits_of(self, places: RowArray) -> Bits:
+        """These places in a block."""
+        mask = np.zeros(self._length, np.bool_)
+        mask[places] = True
+        return pack(mask)
+
 
 @dataclass(slots=True, eq=False)
 class _Leaf:
@@ -116,9 +139,27 @@ class _Joined:
         if not self.parts:
             return batch.live if self.every else batch.none
         bits = self.parts[0].test(batch)
-        for part in self.parts[1:]:
-            bits = bits & part.test(batch) if self.every else bits | part.test(batch)
+        for at, part in enumerate(self.parts[1:], 1):
+            if not self.every:
+                bits = bits | part.test(batch)
+                continue
+            if isinstance(part, _Leaf) and part.batch is not batch:
+                few = batch.few(bits)
+                if few is not None:
+                    return self._among(few, self.parts[at:], batch)
+            bits = bits & part.test(batch)
         return bits
+
+    @staticmethod
+    def _among(few: RowArray, parts: list[_Leaf | _Joined], batch: _Batch) -> Bits:
+        """Which of a few rows match what is left to test."""
+        for part in parts:
+            if isinstance(part, _Leaf) and part.batch is not batch:
+                few = few[batch.test_few(part.condition, few)]
+            else:
+                bits = part.test(batch)
+                few = few[((bits[few >> 3] >> (few & 7).astype(np.uint8)) & 1).view(np.bool_)]
+        return batch.bits_of(few)
 
 
 class ColumnInterest:
@@ -199,13 +240,14 @@ class ColumnInterest:
         self._mark(flips)
 
     def leave(self, node: str, row: int) -> None:
-        """A node leaves the index."""
+        """A node leaves the index, and its row may be another's soon: from here on it is marked by name."""
         bits, bit = self._grown(), 1 << (row & 7)
-        if bits[row >> 3] & bit:
+        member = bool(bits[row >> 3] & bit)
+        if member:
             bits[row >> 3] ^= bit
-            if not self.overflown:
-                self._gone[node] = None
-                self._bounded()
+        if not self.overflown and (member or any((rows == row).any() for rows in self._marked)):
+            self._gone[node] = None
+            self._bounded()
 
     def _sift_rows(self, batch: _Batch, *, decides: bool, changed: bool) -> None:
         member = self._grown()
@@ -364,7 +406,10 @@ class ColumnSieve:
                 leaf.uses += 1
                 return leaf
             case Every(parts) | Some(parts):
-                return _Joined([self._plant(part) for part in parts], isinstance(predicate, Every))
+                every = isinstance(predicate, Every)
+                # What many ask first: it is tested already when the others come.
+                ordered = sorted(parts, key=_moves) if every else parts
+                return _Joined([self._plant(part) for part in ordered], every)
 
     def _uproot(self, tree: _Leaf | _Joined) -> None:
         if isinstance(tree, _Joined):
@@ -409,6 +454,11 @@ def _sift(batch: _Batch, touched: list[tuple[ColumnInterest, bool, bool]]) -> It
         if not interest.dropped:
             interest.sift(batch, decides=decides, changed=changed)
     yield
+
+
+def _moves(predicate: Predicate) -> bool:
+    """Whether a condition is on a metric, to which each standing query has its own threshold."""
+    return any(may_be_metric(condition.attribute) for condition in conditions(predicate))
 
 
 def pack(mask: npt.NDArray[np.bool_] | npt.NDArray[np.uint8]) -> Bits:

@@ -66,6 +66,8 @@ class Watcher:
         self.timed = _AGE in asked
         self.on_means = any(_MEAN in name for name in asked.union(fields or ()))
         self.lasting = not self.timed and not any(map(may_be_metric, asked))
+        #: What a look has to read: what is told, and what decides.
+        self._needed = None if fields is None else list(dict.fromkeys([*fields, *asked, HEARD]))
         self.revision = 0
 
     @property
@@ -178,7 +180,7 @@ class Watcher:
 
     def _look(self, node: str, entering: StandingKind = "ENTER") -> list[StandingItem]:
         """What to tell of a node after looking at it now."""
-        row = self._standing.index.get(node)
+        row = self._standing.index.get(node, self._needed)
         now = self._standing.now()
         predicate = rewritten(self._predicate, now) if self.timed else self._predicate
         member = row is not None and matches(predicate, row)
@@ -367,7 +369,7 @@ def _sieve(index: Index) -> Sieve:
 def _mark(attributes: dict[str, Any]) -> int:
     """What tells one document from another, in little room; the age is no difference."""
     return hash(
-        tuple(
+        frozenset(
             (name, tuple(value) if isinstance(value, list) else value)
             for name, value in attributes.items()
             if name != _AGE

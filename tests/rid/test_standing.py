@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -259,6 +260,96 @@ def test_who_went_costs_nothing_and_is_told_nothing(site: Site) -> None:
     site.standing.sift()
     assert not site.standing.sieve._written
     assert reader.watcher.closed
+
+
+_WHERES = [
+    "load.1m<1",
+    "load.1m>=0.5,gpu",
+    "cpu.arch=x86_64",
+    "!rack",
+    "rack in (r1,r2),load.1m<1.5",
+    "",
+    "age<6",
+]
+
+
+class Crowd:
+    """A few nodes that change all the time, and readers who come, lag and go: denser than chance makes it."""
+
+    def __init__(self, engine: Callable[[], Index], rng: random.Random) -> None:
+        self.rng = rng
+        self.site = Site(engine, bound=rng.choice([2, 5, 1000]))
+        self.readers: list[Reader] = []
+        self.sifting: Iterator[None] = iter(())
+
+    def value(self) -> dict[str, Value | None]:
+        rng = self.rng
+        every: dict[str, Value | None] = {
+            "load.1m": rng.choice([0.2, 0.7, 1.2, 2.0, None]),
+            "gpu": rng.choice([True, False]),
+            "rack": rng.choice(["r1", "r2", "r3", None]),
+            "cpu.arch": rng.choice(["x86_64", "aarch64"]),
+        }
+        return {name: every[name] for name in rng.sample(list(every), rng.choice([1, 1, 2, 4]))}
+
+    def step(self) -> None:
+        rng, site = self.rng, self.site
+        node = rng.choice(fleets.NAMES)
+        match rng.choice(
+            ["put", "remove", *["update"] * 6, "ask", "go", *["sift"] * 4, *["read"] * 4, "time"]
+        ):
+            case "put":
+                whole = {name: value for name, value in self.value().items() if value is not None}
+                site.write.put(node, {**whole, HEARD: site.now})
+            case "remove":
+                site.write.remove(node)
+            case "update" if node in site.index:
+                site.write.update(node, {**self.value(), HEARD: site.now})
+            case "ask" if len(self.readers) < 8:
+                fields = rng.choice([None, ["name"], ["name"], ["rack"]])
+                self.readers.append(site.ask(rng.choice(_WHERES), **({"fields": fields} if fields else {})))
+            case "go" if len(self.readers) > 6:
+                self.readers.pop().watcher.close()
+            case "sift":
+                for _ in range(rng.choice([1, 2, 100])):
+                    if next(self.sifting, StopIteration) is StopIteration:
+                        self.sifting = site.standing.sieve.sift()
+            case "read" if self.readers:
+                rng.choice(self.readers).read(rng.choice([1, 2, 50]))
+            case "time":
+                site.now += rng.choice([0, 1, 3])
+                site.standing.settle()
+
+    def check(self) -> None:
+        for _ in self.sifting:
+            pass
+        self.site.standing.sift()
+        self.site.standing.settle()
+        for reader in self.readers:
+            reader.read_all()
+            held = {
+                name: {key: value for key, value in row.items() if key != "age"}
+                for name, row in reader.held.items()
+            }
+            assert held == self.site.answer(reader.query), reader.query.where
+
+
+@pytest.mark.parametrize("block", [8, 65_536])
+@pytest.mark.parametrize("seed", range(12))
+def test_a_long_history_of_a_small_crowd(
+    site: Site, seed: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So small, it is sifted by blocks, by rows, and by what few rows are left of a block.
+    monkeypatch.setattr(sieve_columns, "_FEW", seed % 3)
+    monkeypatch.setattr(sieve_columns, "_TOGETHER", 1)
+    monkeypatch.setattr(sieve_columns, "_BLOCK", block)
+    monkeypatch.setattr(sieve_columns, "_DENSE", 4 if block == 8 else 0)
+    crowd = Crowd(type(site.index), random.Random(seed))
+    for at in range(1500):
+        crowd.step()
+        if at % 50 == 49:
+            crowd.check()
+    assert any("UPDATE" in reader.kinds for reader in crowd.readers)
 
 
 class Standings(RuleBasedStateMachine):
