@@ -293,7 +293,10 @@ def one_size(count: int, asked: list[Query], updates: int, checks: int, *, alone
 
 def flowing(ours: Columns, asked: list[Query], count: int, updates: float, rate: float) -> None:
     """Queries while updates flow in, in one loop; checked after it."""
-    changes = changes_of(50_000, count, random.Random(4))
+    # What was just decoded is still in the cache; the nodes that it is about are anywhere.
+    few = changes_of(1000, count, random.Random(4))
+    nodes = random.Random(5).choices(range(count), k=50_000)
+    changes = [(f"node-{at:07}", few[number % len(few)][1]) for number, at in enumerate(nodes)]
     rounds: dict[str, list[list[float]]] = {}
     rates = []
     for _ in range(_ROUNDS):
