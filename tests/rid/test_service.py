@@ -291,14 +291,14 @@ async def test_what_nobody_foresaw_is_asked_for_at_once_and_what_is_foreseen_has
         with pytest.raises(InvalidQuery, match=r"queue\.depht") as caught:
             await site.ask("queue.depht>1")
         assert caught.value.expected == "queue.depth"
-        await site.say(nodes.measurement("a", one_too_many=1, queue_depth=3))
-        await until(lambda: rid.index.refused, "beyond the bound it is refused")
         await site.until_asked(
             lambda answer: [node["name"] for node in answer["nodes"]] == ["a", "b"],
             "means",
             where="load.1m.mean.5m<2",
             sort=[{"load.1m.mean.5m": "asc"}],
         )
+        await site.say(nodes.measurement("a", one_too_many=1, queue_depth=3))
+        await until(lambda: rid.index.refused, "beyond the bound it is refused")
         assert "load.1m.mean.5m" not in (rid.changes.last("a").attributes or {})
 
 
