@@ -34,8 +34,9 @@ LINES = 850
 class Worker:
     """A worker in a process of its own."""
 
-    def __init__(self, data: Path, made: Workload) -> None:
+    def __init__(self, data: Path, made: Workload, **settings: Any) -> None:
         self.data = data
+        self.settings = {"backoff": 0.02, "stop_grace": 3, **settings}
         self.spec = data.with_suffix(".json")
         self.spec.write_text(json.dumps(made.document()))
 
@@ -43,7 +44,7 @@ class Worker:
         """Run it to its end: the exit code and the lines that it printed."""
         done = subprocess.run(
             [sys.executable, str(DRIVER), str(self.data), str(self.spec),
-             "--settings", '{"backoff": 0.02, "stop_grace": 3}', *options],
+             "--settings", json.dumps(self.settings), *options],
             capture_output=True, text=True, timeout=seconds, check=False,
             env={**os.environ, "PYTHONPATH": "."},
         )  # fmt: skip
@@ -69,9 +70,9 @@ def _command(pid: int) -> str:
         return ""
 
 
-def killed_at(tmp_path: Path, made: Workload, line: int) -> None:
+def killed_at(tmp_path: Path, made: Workload, line: int, **settings: Any) -> None:
     mark = made.env["MARK"]
-    worker = Worker(tmp_path / f"data-{line}", made)
+    worker = Worker(tmp_path / f"data-{line}", made, **settings)
     code, _ = worker.run("--die-at-line", str(line))
     survivors = carrying(f"MARK={mark}")
     code, told = worker.run()
@@ -112,9 +113,9 @@ def test_killed_at_many_lines_exactly_one_runs(tmp_path: Path, line: int) -> Non
 def test_killed_at_any_line_exactly_one_container_runs(
     tmp_path: Path, rootfs: Path, runc: Runc, line: int
 ) -> None:
-    runc.obtain()
     image = {"rootfs": str(rootfs), "command": ["sleep", "1000"]}
-    killed_at(tmp_path, workload("container", image, env={"MARK": str(tmp_path)}), line)
+    made = workload("container", image, env={"MARK": str(tmp_path)})
+    killed_at(tmp_path, made, line, runc=str(runc.obtain()))
 
 
 async def test_an_end_that_nobody_saw_is_told_on_return(tmp_path: Path) -> None:
