@@ -18,9 +18,9 @@ from pydantic import BaseModel
 from bus.consume import Retry
 from bus.streams import Stream, stream_of
 from schemas.attributes import ATTRIBUTES, FAMILIES, Attribute
-from schemas.channels import CHANNELS, VERBS
+from schemas.channels import CHANNELS, VERBS, Channel
 from schemas.deployment import FINAL_STATES, SETTLED_STATES, DeploymentRequest
-from schemas.errors import InvalidDocument, MinicloudError
+from schemas.errors import Conflict, InvalidDocument, MinicloudError
 from schemas.event import Event
 from schemas.jsonschema import attribute_docs, definitions, summary
 from schemas.names import TOKEN_PATTERN, Subjects, topic
@@ -109,19 +109,23 @@ def _channels() -> str:
         (
             [
                 f"`{channel.address.replace('{', '<').replace('}', '>')}`",
-                f"`{channel.data.event_type}`" if channel.data else "a bare reading",
+                f"`{channel.data.event_type}`" if channel.data else "plain JSON",
                 ", ".join(channel.senders),
                 ", ".join(channel.hearers) or "whoever reads",
-                _kept(channel.subject(Subjects("*")), retained=channel.retained),
+                _kept(channel),
             ]
             for channel in CHANNELS
         ),
     )
 
 
-def _kept(subject: str, *, retained: bool) -> str:
-    stream = stream_of(subject)
-    return ", ".join(filter(None, [*_limits(stream), "retained on MQTT" if retained else ""]))
+def _kept(channel: Channel) -> str:
+    try:
+        kept = list(_limits(stream_of(channel.subject(Subjects("*")))))
+    except Conflict:
+        kept = []
+    kept += ["retained on MQTT"] if channel.retained else []
+    return ", ".join(kept) or "not kept"
 
 
 def _limits(stream: Stream) -> Iterable[str]:

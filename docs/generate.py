@@ -15,6 +15,7 @@ import yaml
 
 from docs.contract import contract
 from schemas import asyncapi, jsonschema
+from services.rid import openapi
 
 REFERENCE: Final = Path(__file__).parent / "reference"
 _VERSION: Final = "1.0.0"
@@ -39,6 +40,9 @@ def files() -> dict[str, str]:
     }
     for name, schema in jsonschema.documents().items():
         written[f"schemas/{name}.json"] = json.dumps(schema, indent=2) + "\n"
+    written["rid-openapi.json"] = (
+        json.dumps({"x-generated": jsonschema.GENERATED, **openapi.document()}, indent=2) + "\n"
+    )
     return written
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 from schemas.channels import CHANNELS, PARTIES, VERBS, Channel, Party, Verb
 from schemas.event import EventData
 from schemas.jsonschema import definitions, event_kinds, summary
+from schemas.kept import MOST_NAMES
 from schemas.names import TOKEN_PATTERN, topic
 
 _CLOUDEVENT: Final = "application/cloudevents+json"
@@ -23,6 +24,8 @@ _PARAMETERS: Final = {
     "reading": "What the device reads, such as temperature.",
     "deployment": "The deployment's id.",
     "service": "The service.",
+    "instance": "The one process that must answer.",
+    "query": "The name of a kept query.",
 }
 _ABOUT_PARTIES: Final[dict[Party, str]] = {
     "agent": "The agent of one node; by MQTT, under its own node's name only.",
@@ -34,6 +37,7 @@ _ABOUT_PARTIES: Final[dict[Party, str]] = {
     "rid": "The resource index.",
     "vim": "The deployer.",
     "service": "Any service.",
+    "minicloud": "The resource index of another minicloud; by NATS, on the links between them only.",
 }
 _ERROR: Final = "ErrorDocument"
 
@@ -106,7 +110,7 @@ def _parameters(names: tuple[str, ...]) -> dict[str, Any]:
 
 def _channel(channel: Channel) -> dict[str, Any]:
     if channel.data is None:
-        messages: dict[str, Any] = {"reading": _reading()}
+        messages: dict[str, Any] = {channel.name: _PLAIN[channel.name]}
     else:
         kind = channel.data.__name__
         messages = {kind: {"$ref": f"#/components/messages/{kind}"}}
@@ -152,8 +156,9 @@ def _bare_message(kind: type[EventData]) -> dict[str, Any]:
     }
 
 
-def _reading() -> dict[str, Any]:
-    return {
+#: What is said without an envelope, by channel.
+_PLAIN: Final[dict[str, dict[str, Any]]] = {
+    "reading": {
         "name": "a device's reading",
         "title": "Reading",
         "summary": "A number, or flat JSON: as small as the device is.",
@@ -164,7 +169,15 @@ def _reading() -> dict[str, Any]:
                 {"type": "object", "additionalProperties": {"type": ["number", "string", "boolean"]}},
             ]
         },
-    }
+    },
+    "answer": {
+        "name": "the answer of a kept query",
+        "title": "KeptNames",
+        "summary": "The names of the nodes that match, the best first.",
+        "contentType": _JSON,
+        "payload": {"type": "array", "items": {"type": "string"}, "maxItems": MOST_NAMES},
+    },
+}
 
 
 def _operations() -> dict[str, Any]:

@@ -17,25 +17,30 @@ from pydantic import BaseModel
 from schemas.dead import DeadLetter
 from schemas.deployment import Cancellation, Decision, DeploymentRequest, DeploymentStatus
 from schemas.event import EventData
+from schemas.explained import AttributesSeen, Explanation
+from schemas.federation import Heartbeat
+from schemas.kept import Forgetting, Keeping, KeptAnswer, KeptQueries, KeptQuery
 from schemas.names import Subjects
 from schemas.node import Characterization, Measurement, Presence
 from schemas.query import Answer, Query
 from schemas.resource import ResourceChange
+from schemas.standing import Acknowledgement, Watched, Watching
 from schemas.verbs import (
     DeploymentDetail,
     Deployments,
-    KnownAttributes,
+    Done,
     ListDeployments,
     Logs,
     LogsRequest,
     Nothing,
+    QueryParts,
     WhichDeployment,
     WhichNode,
 )
 from schemas.workload import DesiredWorkload, ObservedWorkload, WorkerStatus
 
 #: Who speaks on the bus. ``rid`` and ``vim`` are services; ``service`` is any of them.
-Party = Literal["agent", "fleet", "worker", "device", "user", "viewer", "rid", "vim", "service"]
+Party = Literal["agent", "fleet", "worker", "device", "user", "viewer", "rid", "vim", "service", "minicloud"]
 PARTIES: Final[tuple[Party, ...]] = get_args(Party)
 _MQTT_ONLY: Final = frozenset({"agent", "fleet", "device"})
 _EVERYBODY: Final[tuple[Party, ...]] = ("user", "viewer")
@@ -48,12 +53,13 @@ class Channel:
     Attributes:
         name: what it is called in generated documents.
         subject: the method of :class:`Subjects` that makes it.
-        data: what its events carry; None for bare readings of devices.
+        data: what its events carry; None for what is said without an envelope: readings, kept answers.
         senders: who publishes.
         hearers: who acts on it, beside users and viewers, who may read everything.
         bare: whether the document is welcome without its envelope, too: people write it by hand.
         retained: whether MQTT clients find the last one when they subscribe.
         qos: at which quality of service it is sent over MQTT.
+        link: whether it is said on the links between miniclouds only, where no user is.
     """
 
     name: str
@@ -64,11 +70,12 @@ class Channel:
     bare: bool = False
     retained: bool = False
     qos: int = 1
+    link: bool = False
 
     @property
     def receivers(self) -> tuple[Party, ...]:
         """Everybody who receives it."""
-        return (*self.hearers, *_EVERYBODY)
+        return self.hearers if self.link else (*self.hearers, *_EVERYBODY)
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -141,6 +148,9 @@ CHANNELS: Final = (
     Channel("cancel", Subjects.cancel, Cancellation, ("user",), ("vim",), bare=True),
     Channel("decision", Subjects.decision, Decision, ("vim",), ("vim",)),
     Channel("status", Subjects.status, DeploymentStatus, ("vim",), ("vim",), retained=True),
+    Channel("question", Subjects.question, KeptQuery, ("rid",), ("rid",)),
+    Channel("answer", Subjects.answer, None, ("rid",), ("device",), bare=True, retained=True),
+    Channel("heartbeat", Subjects.heartbeat, Heartbeat, ("minicloud",), ("minicloud",), link=True),
     Channel("dead", Subjects.dead, DeadLetter, ("service", "worker"), ()),
 )
 
@@ -148,8 +158,17 @@ VERBS: Final = (
     Verb(
         "rid", "query", Query, Answer, "Which nodes match, and how fresh that is.", ("user", "viewer", "vim")
     ),
-    Verb("rid", "node", WhichNode, None, "All attributes of one node."),
-    Verb("rid", "attributes", Nothing, KnownAttributes, "What can be asked at this moment."),
+    Verb("rid", "nodes", QueryParts, Answer, "The same, as the parameters of a URL.", _EVERYBODY),
+    Verb("rid", "node", WhichNode, None, "All attributes of one node.", _EVERYBODY),
+    Verb("rid", "attributes", Nothing, AttributesSeen, "What can be asked at this moment.", _EVERYBODY),
+    Verb("rid", "explain", Query, Explanation, "How a query is executed.", _EVERYBODY),
+    Verb(
+        "rid", "watch", Watching, Watched, "A standing query: what matches, and how it changes.", _EVERYBODY
+    ),
+    Verb("rid", "acknowledge", Acknowledgement, Done, "How far a reader has come.", _EVERYBODY, "instance"),
+    Verb("rid", "keep", Keeping, KeptAnswer, "Have a query answered for devices."),
+    Verb("rid", "forget", Forgetting, Done, "Have it answered no more."),
+    Verb("rid", "kept", Nothing, KeptQueries, "The queries that are kept."),
     Verb("vim", "list", ListDeployments, Deployments, "All deployments with their states."),
     Verb("vim", "get", WhichDeployment, DeploymentDetail, "One deployment with its decision and status."),
     Verb("worker", "logs", LogsRequest, Logs, "What a workload printed.", instance="node"),

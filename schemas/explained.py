@@ -83,21 +83,3 @@ class Explanation(BaseModel):
     sorted_by: list[str]
     total: int
     seconds: float
-
-
-class Problem(BaseModel):
-    """What was wrong, where, and what would be right.
-
-    Attributes:
-        code: one CamelCase word.
-        message: a sentence.
-        field: where.
-        expected: what would be right.
-        problems: each of them, where there are several.
-    """
-
-    code: str
-    message: str
-    field: str | None = None
-    expected: str | None = None
-    problems: list[dict[str, Any]] = []

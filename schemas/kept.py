@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Final
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from schemas.event import Document, EventData
 from schemas.names import Token
@@ -35,8 +35,24 @@ class Forgetting(Document):
     name: Token
 
 
-class Nothing(Document):
-    """A question without parameters: which queries are kept."""
+class KeptAnswer(BaseModel):
+    """Where the answer of a kept query is.
+
+    Attributes:
+        name: of the query.
+        topic: of MQTT, retained.
+        query: the document.
+    """
+
+    name: Token
+    topic: str
+    query: dict[str, Any] = {}
+
+
+class KeptQueries(BaseModel):
+    """The queries that are kept, by name."""
+
+    queries: list[KeptAnswer]
 
 
 class KeptQuery(EventData):

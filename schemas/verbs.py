@@ -6,7 +6,7 @@ Read strictly: a typo in a question must not pass. What went wrong is answered a
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, RootModel
 
 from schemas.deployment import Decision, DeploymentState, DeploymentStatus, ReplicaStatus
 from schemas.event import Document
@@ -15,6 +15,14 @@ from schemas.names import Token
 
 class Nothing(Document):
     """A verb that needs no parameters."""
+
+
+class Done(BaseModel):
+    """The answer of a verb that has nothing to tell but that it was done."""
+
+
+class QueryParts(RootModel[dict[str, str]]):
+    """A query as the parameters of a URL spell it: ``{"where": "gpu", "sort": "load.5m:asc"}``."""
 
 
 class WhichNode(Document):
@@ -79,32 +87,6 @@ class Logs(BaseModel):
     truncated: bool
     position: str
     more: bool
-
-
-class KnownAttribute(BaseModel):
-    """An attribute that some node has.
-
-    Attributes:
-        name: what a query calls it.
-        kind: how it compares.
-        unit: of a number.
-        dynamic: whether it changes from sample to sample.
-        meaning: in a few words.
-        nodes: how many nodes have it.
-    """
-
-    name: str
-    kind: str
-    unit: str | None
-    dynamic: bool
-    meaning: str
-    nodes: int
-
-
-class KnownAttributes(BaseModel):
-    """Every attribute that can be asked for at this moment."""
-
-    attributes: list[KnownAttribute]
 
 
 class DeploymentSummary(BaseModel):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from typing import Any
 
 import structlog
 
@@ -26,6 +25,7 @@ from schemas.standing import (
     Watched,
     Watching,
 )
+from schemas.verbs import Done
 from services.rid.standing import Standing, Watcher
 from services.rid.subscribe import begin, told
 
@@ -108,14 +108,14 @@ class Deliveries:
             acknowledge=self._bus.subjects.service("rid", "acknowledge", self._instance),
         )
 
-    async def _acknowledge(self, word: Acknowledgement) -> dict[str, Any]:
+    async def _acknowledge(self, word: Acknowledgement) -> Done:
         reader = self._readers.get(word.watch)
         if reader is None:
             raise NotFound("no standing query has this name here", field="watch", expected="to watch anew")
         if word.done:
             self._forget(reader)
         reader.acknowledged(word.sequence, asyncio.get_running_loop().time())
-        return {}
+        return Done()
 
     async def _on_undelivered(self, message: Message) -> None:
         """The broker says that nobody reads an inbox."""

@@ -17,10 +17,12 @@ import structlog
 from bus.bus import Bus
 from bus.mqtt import MqttBus
 from schemas.errors import Conflict, InvalidQuery, MinicloudError, NotFound
-from schemas.kept import MOST_NAMES, Forgetting, Keeping, KeptQuery, Nothing
+from schemas.kept import MOST_NAMES, Forgetting, Keeping, KeptAnswer, KeptQuery
+from schemas.kept import KeptQueries as Listed
 from schemas.names import topic
 from schemas.predicate import Predicate
 from schemas.query import Query, parse_query
+from schemas.verbs import Done, Nothing
 from services.rid.fresh import rewritten, rewritten_order
 from services.rid.sieve import Interest
 from services.rid.standing import Standing, asks_for_age
@@ -117,27 +119,26 @@ class KeptQueries:
         if self._mqtt is not None:
             await self._mqtt.close()
 
-    async def _keep(self, wish: Keeping) -> dict[str, Any]:
+    async def _keep(self, wish: Keeping) -> KeptAnswer:
         self._parsed(wish.query)
         if wish.name not in self._kept and len(self._kept) >= MOST:
             raise Conflict("too many queries are kept", field="name", expected=f"at most {MOST}")
         await self._write(KeptQuery(name=wish.name, query=wish.query))
-        return {"name": wish.name, "topic": topic(self._bus.subjects.answer(wish.name))}
+        return self._told(wish.name, wish.query)
 
-    async def _forget(self, wish: Forgetting) -> dict[str, Any]:
+    async def _forget(self, wish: Forgetting) -> Done:
         if wish.name not in self._kept:
             raise NotFound(f"no query is kept as {wish.name}", field="name")
         await self._write(KeptQuery(name=wish.name))
-        return {}
+        return Done()
 
-    async def _list(self, _: Nothing) -> dict[str, Any]:
-        answer = self._bus.subjects.answer
-        return {
-            "queries": [
-                {"name": kept.name, "query": kept.document, "topic": topic(answer(kept.name))}
-                for _, kept in sorted(self._kept.items())
-            ]
-        }
+    async def _list(self, _: Nothing) -> Listed:
+        return Listed(
+            queries=[self._told(kept.name, kept.document) for _, kept in sorted(self._kept.items())]
+        )
+
+    def _told(self, name: str, query: dict[str, Any]) -> KeptAnswer:
+        return KeptAnswer(name=name, topic=topic(self._bus.subjects.answer(name)), query=query)
 
     async def _write(self, kept: KeptQuery) -> None:
         revision = await self._bus.publish(self._bus.subjects.question(kept.name), kept, about=kept.name)

@@ -1,18 +1,16 @@
-"""The OpenAPI 3.1 document of rid's HTTP, made from the models: ``python -m services.rid.openapi FILE``."""
+"""The OpenAPI 3.1 document of rid's HTTP, made from the models; served, and written by ``docs/generate.py``."""
 
 from __future__ import annotations
 
-import json
-import sys
 from functools import cache
-from pathlib import Path
 from typing import Any, Final
 
 from pydantic.json_schema import models_json_schema
 
-from schemas.explained import AttributesSeen, Explanation, Problem
+from schemas.explained import AttributesSeen, Explanation
 from schemas.query import Answer, Query
 from schemas.standing import StandingItem
+from schemas.verbs import ErrorDocument
 
 _VERSION: Final = "1"
 _JSON: Final = "application/json"
@@ -68,7 +66,7 @@ def document() -> dict[str, Any]:
             (AttributesSeen, "serialization"),
             (Explanation, "serialization"),
             (StandingItem, "serialization"),
-            (Problem, "serialization"),
+            (ErrorDocument, "serialization"),
         ],
         ref_template="#/components/schemas/{model}",
     )
@@ -175,7 +173,7 @@ def _operation(
     content = answer
     if not isinstance(answer, dict):
         content = {_JSON: {"schema": _model(answer) if answer else {"type": "object"}}}
-    problem = {_JSON: {"schema": _model("Problem")}}
+    problem = {_JSON: {"schema": _model("ErrorDocument")}}
     refused = {status: {"description": _REFUSALS[status], "content": problem} for status in (*refuses, "503")}
     operation: dict[str, Any] = {
         "operationId": name,
@@ -187,12 +185,3 @@ def _operation(
     if body:
         operation["requestBody"] = body
     return operation
-
-
-def main() -> None:
-    """Write the document to a file."""
-    Path(sys.argv[1]).write_text(json.dumps(document(), indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()

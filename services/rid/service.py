@@ -29,7 +29,7 @@ from schemas.names import name_in
 from schemas.node import Characterization, Measurement, Presence
 from schemas.query import Answer
 from schemas.resource import ResourceChange
-from schemas.verbs import Nothing, WhichNode
+from schemas.verbs import Nothing, QueryParts, WhichNode
 from schemas.workload import DesiredWorkload, WorkerStatus
 from services.rid.answer import Answers
 from services.rid.api import from_parts, routes
@@ -56,10 +56,6 @@ _TOGETHER: Final = 32
 
 class _Ask(RootModel[dict[str, Any]]):
     """A query as it came; :func:`schemas.query.parse_query` reads it, knowing what the index holds."""
-
-
-class _Parts(RootModel[dict[str, str]]):
-    """A query as the parameters of a URL spell it."""
 
 
 def new_index(settings: RidSettings) -> Index:
@@ -135,7 +131,7 @@ class Rid:
         self.recovery.adopt()
         await self._bus.serve("rid", "query", _Ask, self._query)
         await self._bus.serve("rid", "node", WhichNode, self._node)
-        await self._bus.serve("rid", "nodes", _Parts, self._nodes)
+        await self._bus.serve("rid", "nodes", QueryParts, self._nodes)
         await self._bus.serve("rid", "attributes", Nothing, self._attributes)
         await self._bus.serve("rid", "explain", _Ask, self._explain)
         self.standing.whole_since(self.changes.revision)
@@ -267,7 +263,7 @@ class Rid:
             )
         return payload
 
-    async def _nodes(self, parts: _Parts) -> bytes:
+    async def _nodes(self, parts: QueryParts) -> bytes:
         return await self._query(_Ask(from_parts(list(parts.root.items()))))
 
     async def _node(self, which: WhichNode) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from docs.contract import REQUEST
 from schemas.dead import DeadLetter
 from schemas.deployment import Cancellation, Decision, DeploymentRequest, DeploymentStatus
 from schemas.event import Event, EventData, event
+from schemas.federation import Heartbeat
+from schemas.kept import KeptQuery
 from schemas.node import Characterization, Measurement, Presence
 from schemas.resource import ResourceChange
 from schemas.workload import DesiredWorkload, ObservedWorkload, WorkerStatus
@@ -126,6 +128,17 @@ DATA: tuple[EventData, ...] = (
         payload="?",
         size=1,
         buried_at=WHEN,
+    ),
+    KeptQuery(name="best", query={"where": "gpu", "sort": [{"load.1m": "asc"}]}),
+    Heartbeat(
+        minicloud="pisa",
+        epoch="e1",
+        sequence=7,
+        nodes=3,
+        revision=42,
+        heard=0.5,
+        names=["queue.depth"],
+        every=1,
     ),
 )
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from docs.contract import REQUEST
+from minicloud.requestfile import read_request
 from schemas.deployment import DeploymentRequest
 from schemas.errors import InvalidDocument
 from schemas.event import read_document
@@ -121,7 +121,7 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_the_examples_are_requests(path: Path) -> None:
-    assert _read(yaml.safe_load(path.read_text())).deployment
+    assert read_request(str(path)).deployment
 
 
 def test_the_id_is_the_name_unless_one_is_given() -> None:
