@@ -19,7 +19,8 @@ from bus.consume import Retry
 from bus.streams import Stream, stream_of
 from schemas.attributes import ATTRIBUTES, FAMILIES, Attribute
 from schemas.channels import CHANNELS, VERBS, Channel
-from schemas.deployment import FINAL_STATES, SETTLED_STATES, DeploymentRequest
+from schemas.decision import FINAL_STATES, SETTLED_STATES
+from schemas.deployment import DeploymentRequest
 from schemas.errors import Conflict, InvalidDocument, MinicloudError
 from schemas.event import Event
 from schemas.jsonschema import attribute_docs, definitions, summary

@@ -37,14 +37,8 @@ from bus.streams import stream_of
 from bus.watch import WatchItem
 from minicloud.connecting import Connecting, while_welcome
 from minicloud.site import Site
-from schemas.deployment import (
-    FINAL_STATES,
-    SETTLED_STATES,
-    Cancellation,
-    Decision,
-    DeploymentRequest,
-    DeploymentStatus,
-)
+from schemas.decision import FINAL_STATES, SETTLED_STATES, Decision, DeploymentStatus
+from schemas.deployment import Cancellation, DeploymentRequest
 from schemas.errors import InvalidDocument, NotFound, RequestTimeout, Unavailable
 from schemas.event import read_document, read_event
 from schemas.query import Answer, Query

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from minicloud.output import STATE_COLOURS, for_people, span
 from minicloud.story import decision_lines, status_line
-from schemas.deployment import Decision, DeploymentStatus
+from schemas.decision import Decision, DeploymentStatus
 
 _MOST_REPLICAS: Final = 8
 _PER_SECOND: Final = 10

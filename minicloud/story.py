@@ -7,7 +7,7 @@ from datetime import datetime
 
 import click
 
-from schemas.deployment import Decision, DeploymentStatus
+from schemas.decision import Decision, DeploymentStatus
 
 _COLOURS = {"running": "green", "completed": "green", "rejected": "red", "failed": "red", "lost": "red"}
 

@@ -15,7 +15,8 @@ from typing import Final, Literal, get_args
 from pydantic import BaseModel
 
 from schemas.dead import DeadLetter
-from schemas.deployment import Cancellation, Decision, DeploymentRequest, DeploymentStatus
+from schemas.decision import Decision, DeploymentStatus
+from schemas.deployment import Cancellation, DeploymentRequest
 from schemas.event import EventData
 from schemas.explained import AttributesSeen, Explanation
 from schemas.federation import Heartbeat

@@ -1,4 +1,4 @@
-"""A deployment: the request that people write, the decision about it and its life.
+"""A deployment request: what people write, and the wish that it ends.
 
 The request is one document for every runtime (YAML or JSON for people, JSON on the bus). Each
 field that constrains something is enforced by something named in the decision, or the request is
@@ -8,7 +8,6 @@ rejected with the field, the reason and what would be accepted.
 from __future__ import annotations
 
 import hashlib
-from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, Field, StringConstraints, field_validator, model_validator
@@ -16,7 +15,7 @@ from pydantic import BaseModel, Field, StringConstraints, field_validator, model
 from schemas.errors import BrokenRule
 from schemas.event import Document, EventData
 from schemas.names import Token
-from schemas.node import Acceleration, RuntimeName, _Part
+from schemas.node import RuntimeName
 from schemas.quantities import Bytes, Cores, Seconds
 
 Restart = Literal["always", "on-failure", "never"]
@@ -326,139 +325,3 @@ class Cancellation(EventData):
     event_type: ClassVar[str] = "minicloud.deployment.cancelled.v1"
 
     reason: str = Field(default="", max_length=4096)
-
-
-DeploymentState = Literal[
-    "requested",
-    "accepted",
-    "rejected",
-    "scheduled",
-    "unschedulable",
-    "creating",
-    "starting",
-    "running",
-    "degraded",
-    "migrating",
-    "paused",
-    "stopping",
-    "stopped",
-    "completed",
-    "failed",
-    "lost",
-    "unknown",
-]
-#: States after which nothing happens by itself.
-FINAL_STATES: frozenset[str] = frozenset({"rejected", "stopped", "completed", "failed"})
-#: States that answer "did it come up?".
-SETTLED_STATES: frozenset[str] = FINAL_STATES | {"running", "unschedulable"}
-
-
-class Candidate(_Part):
-    """A node that could run it: the runtime it would use and the score that ranked it."""
-
-    node: Token
-    runtime: RuntimeName
-    score: float
-    scores: dict[str, float] = {}
-
-
-class Rejection(_Part):
-    """Nodes that could not, and why: the attribute, what was wanted and what they had.
-
-    ``nodes`` is cut where there are very many; ``count`` says how many they are.
-    """
-
-    reason: str
-    runtime: RuntimeName | None = None
-    attribute: str | None = None
-    wanted: Any = None
-    had: Any = None
-    nodes: list[str]
-    count: int = 0
-
-
-class Attempt(_Part):
-    """A node and runtime that were tried and could not start it."""
-
-    replica: int
-    node: Token
-    runtime: RuntimeName
-    reason: str
-    message: str = ""
-
-
-class Enforcement(_Part):
-    """What holds a field of the request to its word."""
-
-    field: str
-    by: str
-
-
-class Placement(_Part):
-    """Where one replica runs and what is reserved for it (cores, bytes, overhead included)."""
-
-    replica: int
-    node: Token
-    runtime: RuntimeName
-    acceleration: Acceleration | None = None
-    cpu: float = 0.0
-    memory: int = 0
-    memory_overhead: int = 0
-    reason: str = ""
-
-
-class Decision(EventData):
-    """Where a deployment runs and why: every candidate's score, every rejection's reason."""
-
-    event_type: ClassVar[str] = "minicloud.deployment.decided.v1"
-
-    deployment: Token
-    generation: int = Field(ge=1)
-    spec: str
-    outcome: Literal["scheduled", "unschedulable"]
-    message: str = ""
-    request: DeploymentRequest
-    query: dict[str, Any] = {}
-    enforced: list[Enforcement] = []
-    candidates: list[Candidate] = []
-    rejected: list[Rejection] = []
-    placements: list[Placement] = []
-    attempts: list[Attempt] = []
-    coverage: list[dict[str, Any]] = []
-    considered: int = 0
-    decided_at: datetime
-
-
-class ReplicaStatus(_Part):
-    """One replica as last observed."""
-
-    replica: int
-    node: str
-    runtime: RuntimeName
-    state: str
-    reason: str = ""
-    message: str = ""
-    restarts: int = 0
-    reference: str | None = None
-    endpoints: list[dict[str, Any]] = []
-
-
-class DeploymentStatus(EventData):
-    """One step of a deployment's life. ``sequence`` counts the steps of this deployment."""
-
-    model_config = Document.model_config | {"extra": "allow", "serialize_by_alias": True}
-    event_type: ClassVar[str] = "minicloud.deployment.status.v1"
-
-    deployment: Token
-    generation: int = Field(ge=0)
-    sequence: int = Field(ge=1)
-    previous: DeploymentState | None = Field(default=None, alias="from")
-    state: DeploymentState = Field(alias="to")
-    reason: str
-    message: str = ""
-    spec: str | None = None
-    node: str | None = None
-    runtime: RuntimeName | None = None
-    problems: list[dict[str, Any]] = []
-    replicas: list[ReplicaStatus] = []
-    observed_at: datetime

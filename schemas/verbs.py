@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field, RootModel
 
-from schemas.deployment import Decision, DeploymentState, DeploymentStatus, ReplicaStatus
+from schemas.decision import Decision, DeploymentState, DeploymentStatus, ReplicaStatus
 from schemas.event import Document
 from schemas.names import Token
 

@@ -14,7 +14,7 @@ from minicloud.completion import deployment_argument
 from minicloud.output import command, data_option, output_option, problem_lines, show, show_one, since
 from minicloud.requestfile import read_request
 from minicloud.story import decision_lines, endpoint_lines, status_line
-from schemas.deployment import Decision, DeploymentStatus
+from schemas.decision import Decision, DeploymentStatus
 from schemas.errors import RequestTimeout
 
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ from minicloud.requestfile import resolve_paths
 from minicloud.site import data_folder
 from minicloud.stack import Stack, StackSettings
 from minicloud.story import decision_lines, status_line
-from schemas.deployment import Decision, DeploymentRequest, DeploymentStatus
+from schemas.decision import Decision, DeploymentStatus
+from schemas.deployment import DeploymentRequest
 from schemas.errors import RequestTimeout
 from schemas.event import read_document
 from schemas.node import Characterization

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from bus.bus import Bus
-from schemas.deployment import Attempt, DeploymentRequest, Rejection
+from schemas.decision import Attempt, Rejection
+from schemas.deployment import DeploymentRequest
 from schemas.errors import InvalidQuery, Unavailable
 from services.vim.question import narrowed, question, these
 

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from bus.bus import Bus
-from schemas.deployment import Attempt, Decision, Placement
+from schemas.decision import Attempt, Decision, Placement
 from schemas.errors import Unavailable
 from schemas.event import now
 from services.vim.agenda import Turn

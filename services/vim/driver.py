@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from bus.bus import Bus
-from schemas.deployment import Decision, Placement
+from schemas.decision import Decision, Placement
 from schemas.workload import DesiredWorkload, workload_name
 from services.vim.state import Life, Place
 

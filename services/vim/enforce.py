@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from schemas.deployment import DeploymentRequest, Enforcement
+from schemas.decision import Enforcement
+from schemas.deployment import DeploymentRequest
 from schemas.errors import InvalidDocument, InvalidQuery
 from schemas.query import parse_query
 from services.vim.question import narrowed

@@ -9,7 +9,7 @@ from collections import Counter
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple, cast
 
-from schemas.deployment import Attempt, Decision, DeploymentState, Placement, ReplicaStatus
+from schemas.decision import Attempt, Decision, DeploymentState, Placement, ReplicaStatus
 from services.vim.state import Life, State, over
 
 #: Reasons for which another node or runtime is tried: this one can never start it.

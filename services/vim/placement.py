@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from schemas.deployment import Attempt, Candidate, DeploymentRequest, Placement, Rejection
+from schemas.decision import Attempt, Candidate, Placement, Rejection
+from schemas.deployment import DeploymentRequest
 from schemas.node import RuntimeName
 from services.vim.ledger import Reserved
 from services.vim.room import Refusal, Room, needs

@@ -13,7 +13,7 @@ import structlog
 from bus.bus import Bus
 from bus.streams import stream_of
 from bus.watch import Reader
-from schemas.deployment import Decision, DeploymentStatus
+from schemas.decision import Decision, DeploymentStatus
 from schemas.errors import InvalidDocument
 from schemas.event import EventData, read_event
 from services.vim.state import Life

@@ -13,7 +13,8 @@ from typing import Final
 import structlog
 
 from bus.bus import Bus
-from schemas.deployment import Decision, DeploymentRequest, DeploymentState, Enforcement
+from schemas.decision import Decision, DeploymentState, Enforcement
+from schemas.deployment import DeploymentRequest
 from schemas.errors import InvalidDocument, MinicloudError, Unavailable
 from schemas.event import now
 from schemas.workload import workload_name

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from schemas.deployment import DeploymentRequest, Placement
+from schemas.decision import Placement
+from schemas.deployment import DeploymentRequest
 from schemas.node import RuntimeName
 from schemas.quantities import format_bytes, format_cores
 from services.vim.ledger import Reserved

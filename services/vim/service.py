@@ -22,7 +22,8 @@ from bus.mqtt import MqttBus
 from bus.settings import Settings
 from bus.streams import stream_of
 from bus.watch import WatchItem
-from schemas.deployment import FINAL_STATES, Cancellation, Decision, DeploymentRequest, DeploymentStatus
+from schemas.decision import FINAL_STATES, Decision, DeploymentStatus
+from schemas.deployment import Cancellation, DeploymentRequest
 from schemas.errors import Conflict, InvalidName, NotFound, Unavailable
 from schemas.names import token
 from schemas.resource import ResourceChange

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from bus.watch import WatchItem
-from schemas.deployment import Cancellation, Decision, DeploymentRequest, DeploymentStatus, Placement
+from schemas.decision import Decision, DeploymentStatus, Placement
+from schemas.deployment import Cancellation, DeploymentRequest
 from schemas.errors import InvalidDocument
 from schemas.flatten import may_be_metric
 from schemas.names import name_in

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
-from schemas.deployment import DeploymentStatus
+from schemas.decision import DeploymentStatus
 from schemas.errors import Conflict
 from schemas.event import now
 from services.vim.lifecycle import Verdict

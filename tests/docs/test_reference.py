@@ -19,7 +19,8 @@ from docs import contract
 from docs.generate import REFERENCE, files, write
 from schemas.attributes import ATTRIBUTES
 from schemas.channels import CHANNELS, PARTIES, VERBS, Channel, Party
-from schemas.deployment import DeploymentRequest, DeploymentState
+from schemas.decision import DeploymentState
+from schemas.deployment import DeploymentRequest
 from schemas.errors import _BY_CODE, InvalidDocument, InvalidName, MinicloudError
 from schemas.event import EventData, read_document, read_event
 from schemas.jsonschema import document_kinds, documents, event_kinds

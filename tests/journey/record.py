@@ -10,7 +10,7 @@ from typing import Any
 from bus.bus import Bus
 from bus.streams import Stream, stream_of
 from bus.watch import Reader
-from schemas.deployment import Decision, DeploymentStatus
+from schemas.decision import Decision, DeploymentStatus
 from schemas.event import EventData, read_event
 from schemas.node import Presence
 from schemas.resource import ResourceChange

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 import minicloud
-from schemas.deployment import Decision, DeploymentStatus
+from schemas.decision import Decision, DeploymentStatus
 from tests.journey.conftest import MakeSite
 from tests.journey.requests import instances, job, page, started
 from tests.journey.site import NODE, Site, eventually, witness

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import minicloud
-from schemas.deployment import Decision, DeploymentStatus
+from schemas.decision import Decision, DeploymentStatus
 from schemas.errors import InvalidDocument, InvalidQuery, NotFound, RequestTimeout, Unavailable
 from tests.minicloud.conftest import NODE, Stack, environment, job, server
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from docs.contract import REQUEST
 from schemas.dead import DeadLetter
-from schemas.deployment import Cancellation, Decision, DeploymentRequest, DeploymentStatus
+from schemas.decision import Decision, DeploymentStatus
+from schemas.deployment import Cancellation, DeploymentRequest
 from schemas.event import Event, EventData, event
 from schemas.federation import Heartbeat
 from schemas.kept import KeptQuery

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from schemas.deployment import Decision, DeploymentRequest, Placement
+from schemas.decision import Decision, Placement
+from schemas.deployment import DeploymentRequest
 from schemas.workload import DesiredWorkload, ObservedWorkload, workload_name
 from services.vim.state import Life, Node, State
 

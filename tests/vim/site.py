@@ -21,7 +21,7 @@ from bus.bus import Bus
 from bus.credentials import Credential, Credentials
 from bus.permissions import inbox_prefix
 from bus.port import Endpoint, Message
-from schemas.deployment import Decision, DeploymentStatus
+from schemas.decision import Decision, DeploymentStatus
 from schemas.errors import InvalidDocument, Unavailable
 from schemas.event import read_event
 from tests.parts.process import PartProcess, free_port

@@ -12,7 +12,8 @@ import pytest
 
 from bus.bus import Bus
 from schemas.dead import DeadLetter
-from schemas.deployment import Decision, DeploymentRequest
+from schemas.decision import Decision
+from schemas.deployment import DeploymentRequest
 from tests.parts.mosquitto import Mosquitto
 from tests.vim.site import Site
 

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import pytest
 
-from schemas.deployment import Attempt, DeploymentState, Rejection
+from schemas.decision import Attempt, DeploymentState, Rejection
 from schemas.workload import WorkloadState
 from services.vim.decide import held
 from services.vim.lifecycle import HOPELESS, adrift, exhausted, hopeless, judge, judge_stopping

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.deployment import Attempt, DeploymentRequest, Placement
+from schemas.decision import Attempt, Placement
+from schemas.deployment import DeploymentRequest
 from services.vim.ledger import Held, Ledger
 from services.vim.placement import place
 from services.vim.room import GUEST_MEMORY, OVERHEAD

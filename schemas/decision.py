@@ -1,0 +1,152 @@
+"""What becomes of a deployment request: the states of its life, the decision about it and its statuses.
+
+vim publishes both (contract, Deployment lifecycle). A decision tells every candidate's score and every
+rejection's reason; a status is one step of the life, counted by its sequence.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from schemas.deployment import DeploymentRequest
+from schemas.event import Document, EventData
+from schemas.names import Token
+from schemas.node import Acceleration, RuntimeName, _Part
+
+DeploymentState = Literal[
+    "requested",
+    "accepted",
+    "rejected",
+    "scheduled",
+    "unschedulable",
+    "creating",
+    "starting",
+    "running",
+    "degraded",
+    "migrating",
+    "paused",
+    "stopping",
+    "stopped",
+    "completed",
+    "failed",
+    "lost",
+    "unknown",
+]
+#: States after which nothing happens by itself.
+FINAL_STATES: frozenset[str] = frozenset({"rejected", "stopped", "completed", "failed"})
+#: States that answer "did it come up?".
+SETTLED_STATES: frozenset[str] = FINAL_STATES | {"running", "unschedulable"}
+
+
+class Candidate(_Part):
+    """A node that could run it: the runtime it would use and the score that ranked it."""
+
+    node: Token
+    runtime: RuntimeName
+    score: float
+    scores: dict[str, float] = {}
+
+
+class Rejection(_Part):
+    """Nodes that could not, and why: the attribute, what was wanted and what they had.
+
+    ``nodes`` is cut where there are very many; ``count`` says how many they are.
+    """
+
+    reason: str
+    runtime: RuntimeName | None = None
+    attribute: str | None = None
+    wanted: Any = None
+    had: Any = None
+    nodes: list[str]
+    count: int = 0
+
+
+class Attempt(_Part):
+    """A node and runtime that were tried and could not start it."""
+
+    replica: int
+    node: Token
+    runtime: RuntimeName
+    reason: str
+    message: str = ""
+
+
+class Enforcement(_Part):
+    """What holds a field of the request to its word."""
+
+    field: str
+    by: str
+
+
+class Placement(_Part):
+    """Where one replica runs and what is reserved for it (cores, bytes, overhead included)."""
+
+    replica: int
+    node: Token
+    runtime: RuntimeName
+    acceleration: Acceleration | None = None
+    cpu: float = 0.0
+    memory: int = 0
+    memory_overhead: int = 0
+    reason: str = ""
+
+
+class Decision(EventData):
+    """Where a deployment runs and why: every candidate's score, every rejection's reason."""
+
+    event_type: ClassVar[str] = "minicloud.deployment.decided.v1"
+
+    deployment: Token
+    generation: int = Field(ge=1)
+    spec: str
+    outcome: Literal["scheduled", "unschedulable"]
+    message: str = ""
+    request: DeploymentRequest
+    query: dict[str, Any] = {}
+    enforced: list[Enforcement] = []
+    candidates: list[Candidate] = []
+    rejected: list[Rejection] = []
+    placements: list[Placement] = []
+    attempts: list[Attempt] = []
+    coverage: list[dict[str, Any]] = []
+    considered: int = 0
+    decided_at: datetime
+
+
+class ReplicaStatus(_Part):
+    """One replica as last observed."""
+
+    replica: int
+    node: str
+    runtime: RuntimeName
+    state: str
+    reason: str = ""
+    message: str = ""
+    restarts: int = 0
+    reference: str | None = None
+    endpoints: list[dict[str, Any]] = []
+
+
+class DeploymentStatus(EventData):
+    """One step of a deployment's life. ``sequence`` counts the steps of this deployment."""
+
+    model_config = Document.model_config | {"extra": "allow", "serialize_by_alias": True}
+    event_type: ClassVar[str] = "minicloud.deployment.status.v1"
+
+    deployment: Token
+    generation: int = Field(ge=0)
+    sequence: int = Field(ge=1)
+    previous: DeploymentState | None = Field(default=None, alias="from")
+    state: DeploymentState = Field(alias="to")
+    reason: str
+    message: str = ""
+    spec: str | None = None
+    node: str | None = None
+    runtime: RuntimeName | None = None
+    problems: list[dict[str, Any]] = []
+    replicas: list[ReplicaStatus] = []
+    observed_at: datetime
