@@ -118,7 +118,9 @@ class Room:
         unreserved = self._memory + freed
         if memory + overhead > unreserved:
             return Refusal("memory", "allocatable.memory", memory + overhead, max(0, unreserved))
-        if self._available is not None and memory + overhead > self._available + freed:
+        # What a workload gives back is not known: only for one that goes on as it is, it surely is enough.
+        back = freed if before and before.runtime == runtime else 0
+        if self._available is not None and memory + overhead > self._available + back:
             return Refusal("available", "memory.available", memory + overhead, self._available)
         pinned = [port.host_port for port in request.ports if port.host_port]
         if pinned and (self._put or self.own.keys() - {replica}):
@@ -136,6 +138,7 @@ class Room:
         self._cpu += (before.cpu if before else 0.0) - cpu
         self._memory += freed - memory - overhead
         if self._available is not None:
-            self._available += freed - memory - overhead
+            back = freed if before and before.runtime == runtime else 0
+            self._available += back - memory - overhead
         self._put += 1
         self.replicas += 1
