@@ -21,7 +21,7 @@ from minicloud.output import command, data_option
 from minicloud.requestfile import resolve_paths
 from minicloud.site import data_folder
 from minicloud.stack import Stack, StackSettings
-from minicloud.story import decision_lines, status_line
+from minicloud.story import decision_lines
 from schemas.decision import Decision, DeploymentStatus
 from schemas.deployment import DeploymentRequest
 from schemas.errors import RequestTimeout
@@ -172,7 +172,7 @@ def _tell(event: DeploymentStatus | Decision) -> None:
         for line in list(decision_lines(event))[1:]:
             _say("", line.strip())
     else:
-        _say(event.state, status_line(event).split("  ", 1)[1].split(" ", 1)[1].strip())
+        _say(event.state, f"{event.reason}: {event.message}".rstrip(": "))
 
 
 async def _page(status: DeploymentStatus, published: float) -> str | None:
