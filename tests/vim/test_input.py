@@ -26,7 +26,7 @@ REQUESTS: dict[str, tuple[Any, str | None]] = {
     "negative quantity": ({"resources": {"cpu": -1}}, "resources.cpu"),
     "unknown constraint": ({"where": {"memory.avalable": {"$gte": "1GiB"}}}, "where.memory.avalable"),
     "unknown runtime": ({"runtimes": ["proces"]}, "runtimes.0"),
-    "no image": ({"images": {}}, None),
+    "no image": ({"images": {}}, "images"),
     "unknown preference": ({"prefer": [{"lod.5m": "asc"}]}, "prefer.0.lod.5m"),
     "unhashable preference": ({"prefer": [{"runtimes": {"a": []}}]}, "prefer.0.runtimes"),
     "unknown spread": ({"spread": {"over": "raks"}}, "spread.over"),

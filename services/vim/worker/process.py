@@ -49,7 +49,7 @@ class ProcessRuntime:
             _require_readable(Path(directory), identity)
         command = expand(command, env)
         if "/" not in command[0]:
-            command[0] = _program(command[0], env["PATH"], identity)
+            _require_program(command[0], env["PATH"], identity)
         elif directory is not None and not (Path(directory) / command[0]).is_file():
             raise _not_found(command[0])
         work.mkdir(mode=0o700, exist_ok=True)
@@ -91,15 +91,15 @@ class ProcessRuntime:
         return folder.log
 
 
-def _program(name: str, path: str, identity: Identity) -> str:
-    """The first program of this name that whoever runs the workload may run: root finds more than others."""
+def _require_program(name: str, path: str, identity: Identity) -> None:
+    """Raise unless whoever runs the workload may run some program of this name: root finds more than others."""
     found = [Path(folder) / name for folder in path.split(os.pathsep)]
     found = [program for program in found if program.is_file()]
-    for program in found:
-        if reachable(program.resolve().parent, identity) and _allows(program.stat(), identity, 0o1):
-            return str(program)
     if not found:
         raise _not_found(name)
+    for program in found:
+        if reachable(program.resolve().parent, identity) and _allows(program.stat(), identity, 0o1):
+            return
     raise CannotRun(
         "CommandNotExecutable",
         f"{found[0]} may not be run by {_who(identity)}, who runs the workload",
