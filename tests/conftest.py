@@ -48,6 +48,41 @@ def pytest_configure(config: pytest.Config) -> None:
     Progress.say = staticmethod(say)
 
 
+#: What starts processes of ours by the dozen: left out of `make check`, like all that is marked slow by itself.
+_SLOW = (
+    "charagent/test_kill.py",
+    "docs/test_examples.py",
+    "docs/test_reference.py",
+    "examples/",
+    "fleet/",
+    "journey/",
+    "minicloud/",
+    "parts/",
+    "bus/test_frame.py",
+    "bus/test_links.py",
+    "rid/test_docs.py",
+    "rid/test_federation",
+    "rid/test_kept.py",
+    "rid/test_standing.py",
+    "rid/test_store.py",
+    "rid/test_watch.py",
+    "vim/test_index.py",
+    "vim/test_input.py",
+    "vim/test_journey.py",
+    "vim/test_kill.py",
+    "vim/test_large.py",
+    "vim/test_real.py",
+    "worker/",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if str(item.path.relative_to(here)).startswith(_SLOW):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def part(request: pytest.FixtureRequest) -> Callable[[SomePart], SomePart]:
     """``part(Qemu())`` obtains a part, or skips (in CI: fails) the test that needs it."""
