@@ -50,6 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 #: What starts processes of ours by the dozen: left out of `make check`, like all that is marked slow by itself.
 _SLOW = (
+    "charagent/test_agent.py",
     "charagent/test_kill.py",
     "docs/test_examples.py",
     "docs/test_reference.py",
