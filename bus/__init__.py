@@ -4,4 +4,4 @@ Services meet here and nowhere else. The room also holds the MQTT side, the embe
 its credentials, and the frame that every service runs in.
 """
 
-from bus import logs as logs  # before anybody's own `import structlog`
+from bus import lean as lean  # before anybody's own `import structlog`

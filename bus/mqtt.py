@@ -13,15 +13,19 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
-import paho.mqtt.client as paho
 import structlog
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
+from bus.lean import import_without
 from bus.port import Endpoint
 from bus.tls import trust
 from schemas.errors import Forbidden, InvalidDocument, Unavailable
 from schemas.event import Event, EventData, read_event
 from schemas.names import subject_of_topic, topic
+
+import_without("paho.mqtt.client", "dns")
+
+import paho.mqtt.client as paho  # noqa: E402 - only now, without what it does not need
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode  # noqa: E402
 
 log = structlog.get_logger("mqtt")
 Data = TypeVar("Data", bound=EventData)

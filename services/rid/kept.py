@@ -10,12 +10,11 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
 from bus.bus import Bus
-from bus.mqtt import MqttBus
 from schemas.errors import Conflict, InvalidQuery, MinicloudError, NotFound
 from schemas.kept import MOST_NAMES, Forgetting, Keeping, KeptAnswer, KeptQuery
 from schemas.kept import KeptQueries as Listed
@@ -26,6 +25,9 @@ from schemas.verbs import Done, Nothing
 from services.rid.fresh import rewritten, rewritten_order
 from services.rid.sieve import Interest
 from services.rid.standing import Standing, asks_for_age
+
+if TYPE_CHECKING:
+    from bus.mqtt import MqttBus
 
 log = structlog.get_logger("rid")
 #: How many queries are kept at most.

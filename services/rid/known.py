@@ -18,7 +18,13 @@ from services.rid.liveness import Pulse
 from services.rid.watch import Published
 
 Document = dict[str, Any]
+#: Streams whose events change metrics alone, or what was said of them: they are written less often.
+LAZY: Final = frozenset({"metrics", "resources"})
 _PULSE: Final = tuple(one.name for one in fields(Pulse))
+
+
+class Positions(dict[str, tuple[str, int]]):
+    """By stream: which one (the moment it was made) and the last revision that is part of the state."""
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -18,10 +18,12 @@ from bus.streams import Stream
 from schemas.event import EventData
 from schemas.flatten import may_be_metric
 from services.rid.ingest import Ingest
-from services.rid.known import Document, from_document, to_document, unpublished
+from services.rid.known import LAZY, Document, Positions, from_document, to_document, unpublished
 from services.rid.settings import RidSettings
-from services.rid.store import LAZY, Positions, Store
 from services.rid.watch import ChangeLog
+
+if TYPE_CHECKING:
+    from services.rid.store import Store
 
 log = structlog.get_logger("rid")
 
@@ -50,6 +52,8 @@ class Recovery:
         self._restored = 0
         self.store: Store | None = None
         if settings.mongodb_url:
+            from services.rid.store import Store  # noqa: PLC0415 - pymongo's 10 MB are for those who use it
+
             database = settings.mongodb_database or f"minicloud_{settings.minicloud}"
             self.store = store = Store(
                 settings.mongodb_url, database, self._look, settings.store_every, settings.store_metrics_every

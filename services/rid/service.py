@@ -11,14 +11,13 @@ import contextlib
 import gc
 import os
 import time
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from pydantic import BaseModel, RootModel
 
 from bus.bus import Bus
 from bus.frame import Frame
-from bus.mqtt import MqttBus
 from bus.streams import stream_of
 from bus.watch import WatchItem
 from schemas.attributes import Value
@@ -48,6 +47,9 @@ from services.rid.settings import RidSettings
 from services.rid.standing import Standing, Watcher
 from services.rid.subscribe import begin
 from services.rid.watch import ChangeLog, Due
+
+if TYPE_CHECKING:
+    from bus.mqtt import MqttBus
 
 log = structlog.get_logger("rid")
 _TICK: Final = 1.0
@@ -238,6 +240,8 @@ class Rid:
         return await begin(self.standing, self._bus, document, since)
 
     async def _connect_mqtt(self) -> MqttBus:
+        from bus.mqtt import MqttBus  # noqa: PLC0415 - only kept queries speak MQTT
+
         settings = self._frame.settings
         client = f"rid-{settings.minicloud}-{os.urandom(4).hex()}"
         return await MqttBus.connect(settings.mqtt, settings.endpoint("rid"), client, timeout=5.0)

@@ -23,7 +23,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import PyMongoError
 
 from schemas.errors import InvalidDocument
-from services.rid.known import Document
+from services.rid.known import LAZY, Document, Positions
 
 log = structlog.get_logger("rid")
 
@@ -35,15 +35,8 @@ _ENCODED_AT_ONCE: Final = 8
 _PATIENCE_MS: Final = 3000
 _INDEXES: Final = ("static.id", "derived.state", "pulse.heard")
 
-#: Streams whose events change metrics alone, or what was said of them: they are written less often.
-LAZY: Final = frozenset({"metrics", "resources"})
-
 #: What is known of a node now, as a document; None where nothing is.
 Look = Callable[[str], Document | None]
-
-
-class Positions(dict[str, tuple[str, int]]):
-    """By stream: which one (the moment it was made) and the last revision that is part of the state."""
 
 
 class Store:
