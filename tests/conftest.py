@@ -80,7 +80,7 @@ _SLOW = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
-        if str(item.path.relative_to(here)).startswith(_SLOW):
+        if item.path.is_relative_to(here) and str(item.path.relative_to(here)).startswith(_SLOW):
             item.add_marker(pytest.mark.slow)
 
 

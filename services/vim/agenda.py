@@ -57,8 +57,21 @@ class Turn:
         self._count = 0
 
     @asynccontextmanager
-    async def of(self, priority: int) -> AsyncIterator[None]:
+    async def of(self, priority: int) -> AsyncIterator[Having]:
         """Wait for the turn, and pass it on at the end."""
+        await self._wait(priority)
+        try:
+            yield Having(self, priority)
+        finally:
+            self._pass_on()
+
+    async def to_the_first(self, priority: int) -> None:
+        """Whoever has the turn lets those before him that wait for it."""
+        while self._queue and self._queue[0][0] < -priority:
+            self._pass_on()
+            await self._wait(priority)
+
+    async def _wait(self, priority: int) -> None:
         if self._taken:
             waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._count += 1
@@ -70,10 +83,6 @@ class Turn:
                     self._pass_on()
                 raise
         self._taken = True
-        try:
-            yield
-        finally:
-            self._pass_on()
 
     def _pass_on(self) -> None:
         while self._queue:
@@ -82,3 +91,15 @@ class Turn:
                 waiting.set_result(None)
                 return
         self._taken = False
+
+
+class Having:
+    """A turn that somebody has."""
+
+    def __init__(self, turn: Turn, priority: int) -> None:
+        self._turn = turn
+        self._priority = priority
+
+    async def to_the_first(self) -> None:
+        """Let those of higher priority go first that wait by now, and take the turn again after them."""
+        await self._turn.to_the_first(self._priority)

@@ -14,7 +14,7 @@ from bus.bus import Bus
 from schemas.decision import Attempt, Decision, Placement
 from schemas.errors import Unavailable
 from schemas.event import now
-from services.vim.agenda import Turn
+from services.vim.agenda import Having, Turn
 from services.vim.candidates import Candidates, Found
 from services.vim.ledger import Held, Ledger
 from services.vim.lifecycle import Verdict
@@ -55,9 +55,9 @@ class Decider:
         """Decide a new generation: all replicas find a place, or none moves."""
         replicas = list(range(draft.request.replicas))
         current = [] if life.asked_again else list(running(life).values())
-        async with self._turn.of(draft.request.priority):
+        async with self._turn.of(draft.request.priority) as turn:
             try:
-                found, choice = await self._choose(life, draft, current, replicas)
+                found, choice = await self._choose(life, draft, current, replicas, turn)
             except Unavailable:
                 why = "the resource index does not answer; nodes are chosen when it does"
                 await self._voice.say(life, draft.generation, Verdict("accepted", "IndexAway", why, []))
@@ -87,9 +87,9 @@ class Decider:
         # What was tried in vain or lost does not stay where it is.
         leaving = {(attempt.node, attempt.replica) for attempt in (*attempts, *drifting)}
         avoiding = decision.model_copy(update={"attempts": [*tried, *drifting]})
-        async with self._turn.of(decision.request.priority):
+        async with self._turn.of(decision.request.priority) as turn:
             current = [placement for where, placement in running(life).items() if where not in leaving]
-            found, choice = await self._choose(life, avoiding, current, replicas)
+            found, choice = await self._choose(life, avoiding, current, replicas, turn)
             placed = {placement.replica: placement for placement in choice.placements}
             if never_ran and len(placed) < len(replicas):
                 placed = {}  # a generation begins whole
@@ -106,7 +106,7 @@ class Decider:
         return new
 
     async def _choose(
-        self, life: Life, draft: Decision, current: list[Placement], replicas: list[int]
+        self, life: Life, draft: Decision, current: list[Placement], replicas: list[int], turn: Having
     ) -> tuple[Found, Choice]:
         request = draft.request
         pinned = {port.host_port for port in request.ports if port.host_port}
@@ -117,6 +117,7 @@ class Decider:
             attempts=draft.attempts,
             taken=[node for node, reserved in taken.items() if pinned & reserved.ports.keys()],
         )
+        await turn.to_the_first()  # whoever is more urgent and came while the index was asked
         # From here to the reservation nothing is awaited: no other deployment chooses in between.
         choice = place(
             request,
