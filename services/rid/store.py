@@ -78,6 +78,7 @@ class Store:
         self._metrics_every = metrics_every
         self._urgent: dict[str, None] = {}
         self._lazy: dict[str, None] = {}
+        self._writing: set[str] = set()
         self._whole_at = time.monotonic()
         self._ready = False
         self.written = 0
@@ -85,8 +86,8 @@ class Store:
 
     @property
     def pending(self) -> int:
-        """How many nodes wait to be written."""
-        return len(self._urgent) + len(self._lazy)
+        """How many nodes wait to be written, with those of a write that has not succeeded yet."""
+        return len(self._writing.union(self._urgent, self._lazy))
 
     def touch(self, node: str, urgent: bool) -> None:
         """A node changed; ``urgent`` if by more than its metrics."""
@@ -146,6 +147,7 @@ class Store:
         """
         nodes = list(self._urgent) + (list(self._lazy) if whole else [])
         lazily = set(self._lazy)
+        self._writing = set(nodes)
         self._urgent = {}
         if whole:
             self._lazy = {}
@@ -157,12 +159,15 @@ class Store:
                 if not ours():
                     raise _NotOursError  # noqa: TRY301 - what waits goes on waiting, as after any failure
                 await self._write(batch)
+                self._writing.difference_update(batch)
             await self._say(positions, whole=whole)
         except (PyMongoError, _NotOursError) as error:
             self._wait_again([*batch, *left], lazily)
             if isinstance(error, PyMongoError):
                 self._failed(error)
             return False
+        finally:
+            self._writing = set()
         if whole:
             self._whole_at = time.monotonic()
         self._well()
