@@ -31,7 +31,7 @@ from schemas.verbs import ListDeployments, WhichDeployment
 from schemas.workload import DesiredWorkload, ObservedWorkload
 from services.vim.agenda import Agenda
 from services.vim.decide import fitting
-from services.vim.driver import HostDriver
+from services.vim.driver import LevelDriver
 from services.vim.recall import recall
 from services.vim.reconcile import Reconciler
 from services.vim.retained import Retained
@@ -63,7 +63,7 @@ class Vim:
         self._retained = Retained(bus, mqtt)
         self._failures: dict[str, int] = {}
         self.reconciler = Reconciler(
-            bus, self.state, HostDriver(bus), self._tell, acting, self._look_at_waiting
+            bus, self.state, LevelDriver(bus), self._tell, acting, self._look_at_waiting
         )
         self._synced: set[str] = set()
         self._all_synced = asyncio.Event()

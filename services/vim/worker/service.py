@@ -91,6 +91,7 @@ class Worker:
         self._engine = engine
         self._allow_root = allow_root
         self._desired: dict[str, DesiredWorkload] = {}
+        self._others: set[str] = set()
         self.publisher = Publisher(bus, node)
         engine.listen(self._changed)
 
@@ -156,6 +157,13 @@ class Worker:
         if desired.workload != name or desired.node != self._node:
             log.warning("a level speaks for another", subject=item.subject, workload=desired.workload)
             return
+        if desired.driver != "host":
+            # The worker of a cluster speaks for it; what ran here of an earlier wish ends without a word.
+            self._desired.pop(name, None)
+            self._others.add(name)
+            self._engine.withdraw(name)
+            return
+        self._others.discard(name)
         self._desired[name] = desired
         if desired.state == "running":
             if told is None or not self._is_over(desired, told):
@@ -182,6 +190,8 @@ class Worker:
             self.publisher.tell(level)
 
     def _changed(self, observed: dict[str, Any]) -> None:
+        if observed["workload"] in self._others:
+            return
         desired = self._desired.get(observed["workload"])
         if observed["state"] == "stopped" and desired is not None and desired.state == "stopped":
             # The wish to stop may be younger than what ran.
@@ -201,7 +211,8 @@ class Worker:
     def tell_all(self) -> None:
         """Publish everything again: at the start and after the broker was away."""
         for observed in self._engine.observe():
-            self.publisher.tell(observed)
+            if observed["workload"] not in self._others:
+                self.publisher.tell(observed)
 
     async def logs(self, request: LogsRequest) -> dict[str, Any]:
         """What a workload printed, oldest line first; long answers lose their beginning."""
