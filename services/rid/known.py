@@ -13,8 +13,8 @@ from functools import lru_cache
 from typing import Any, Final
 
 from schemas.attributes import Value
+from schemas.liveness import Pulse
 from schemas.workload import DesiredWorkload, WorkerStatus
-from services.rid.liveness import Pulse
 from services.rid.watch import Published
 
 Document = dict[str, Any]
