@@ -19,13 +19,18 @@ from typing import Final, Self
 import yaml
 from urllib3.exceptions import HTTPError
 
-from tests.cluster import control_plane, keeper, racks
+from tests.cluster import control_plane, images, keeper, racks
 from tests.cluster.any_cluster import AnyCluster, until
 from tests.cluster.control_plane import ControlPlane, Pace
+from tests.cluster.node import Node, Programs
 from tests.cluster.space import Space
+from tests.parts.cni import CniPlugins
+from tests.parts.containerd import Containerd
 from tests.parts.etcd import Etcd
-from tests.parts.kubernetes import KubernetesServers
+from tests.parts.kubernetes import KubernetesNode, KubernetesServers
 from tests.parts.kwok import Kwok
+from tests.parts.nftables import Nftables
+from tests.parts.runc import Runc
 
 #: Definitions and Stages of the kinds that KubeVirt serves on a site that has it.
 _KUBEVIRT: Final = Path(__file__).with_name("kubevirt")
@@ -39,12 +44,14 @@ class Cluster(AnyCluster):
     Attributes:
         folder: everything that it keeps on disk.
         space: where its control plane and its KWOKs run.
+        nodes: its real nodes, by name; known to who added them.
     """
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder / "kubeconfig/admin.yaml", folder / "clients")
         self.folder = folder
         self.space = Space(folder)
+        self.nodes: dict[str, Node] = {}
         self._keeper: subprocess.Popen[bytes] | None = None
 
     @classmethod
@@ -136,8 +143,7 @@ class Cluster(AnyCluster):
 
     def user(self, name: str, groups: Sequence[str] = ()) -> Path:
         """A kubeconfig with a client certificate for a user in some groups."""
-        plane = ControlPlane(self.folder, Path(), Path(), self._pace)
-        return plane.kubeconfig(f"user-{name}", name, tuple(groups), server=self._server()["server"])
+        return self._plane.kubeconfig(f"user-{name}", name, tuple(groups), server=self._server()["server"])
 
     # Nodes, and kinds of objects.
 
@@ -168,6 +174,32 @@ class Cluster(AnyCluster):
         )
         return names
 
+    def add_node(self, name: str = "real-1", handlers: Sequence[str] = ()) -> Node:
+        """A real node, Ready for pods.
+
+        Args:
+            name: of the node.
+            handlers: more runtime handlers for RuntimeClasses, each served by runc.
+        """
+        programs = Programs(
+            KubernetesNode().obtain(),
+            Containerd().obtain(),
+            CniPlugins().obtain(),
+            Runc().obtain(),
+            Nftables().obtain(),
+        )
+        node = Node(self.space, name, 1 + len(self.nodes), programs, handlers)
+        self.nodes[name] = node
+        self.power_on(node)
+        return node
+
+    def power_on(self, node: Node) -> None:
+        """Start a real node for the first time, or after its power was cut; it is Ready when this returns."""
+        node.start(self._plane, [images.pause(self.folder / "pause.tar")])
+        node.space.wait_until(
+            lambda: node.name in self.ready_nodes(), f"{node.name} Ready", 60, ["containerd", "kubelet"]
+        )
+
     def add_kinds(self, folder: Path) -> None:
         """Serve the custom resources that a folder's ``*.yaml`` define, and let its Stages live, by one KWOK more."""
         documents = [
@@ -195,6 +227,10 @@ class Cluster(AnyCluster):
         self.space.wait_until(self._api_is_ready, "the API server", timeout, ["etcd", "apiserver"])
 
     @property
+    def _plane(self) -> ControlPlane:
+        return ControlPlane(self.folder, KubernetesServers().obtain(), Etcd().obtain(), self._pace)
+
+    @property
     def _pace(self) -> Pace:
         return Pace(**json.loads((self.folder / "pace.json").read_text()))
 
@@ -205,6 +241,7 @@ class Cluster(AnyCluster):
         run("ip", "link", "add", "nodes", "type", "bridge")
         run("ip", "address", "add", f"{control_plane.ADDRESS}/16", "dev", "nodes")
         run("ip", "link", "set", "nodes", "up")
+        run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
         self.space.start("etcd", plane.etcd())
         self.space.start("apiserver", plane.api_server())
         port = self.space.let_in("127.0.0.1", control_plane.API_PORT)
