@@ -11,6 +11,7 @@ import secrets
 import signal
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +23,7 @@ from urllib3.exceptions import HTTPError
 from tests.cluster import control_plane, images, keeper, racks
 from tests.cluster.any_cluster import AnyCluster, until
 from tests.cluster.control_plane import ControlPlane, Pace
-from tests.cluster.node import Node, Programs
+from tests.cluster.node import FIRST, PROGRAMS, Node, Programs
 from tests.cluster.space import Space
 from tests.parts.cni import CniPlugins
 from tests.parts.containerd import Containerd
@@ -47,11 +48,14 @@ class Cluster(AnyCluster):
         nodes: its real nodes, by name; known to who added them.
     """
 
+    image = images.BUSYBOX
+
     def __init__(self, folder: Path) -> None:
         super().__init__(folder / "kubeconfig/admin.yaml", folder / "clients")
         self.folder = folder
         self.space = Space(folder)
         self.nodes: dict[str, Node] = {}
+        self._doors: dict[tuple[str, int], int] = {}
         self._keeper: subprocess.Popen[bytes] | None = None
 
     @classmethod
@@ -113,22 +117,30 @@ class Cluster(AnyCluster):
     # What runs, and how it is broken.
 
     def kill(self, program: str) -> None:
-        """SIGKILL to ``etcd``, ``apiserver``, ``controller-manager``, ``scheduler``, or the ``kwok-`` of a rack."""
-        self.space.kill(program)
+        """SIGKILL to a program.
+
+        ``etcd``, ``apiserver``, ``controller-manager``, ``scheduler``, the ``kwok-`` of a rack, or on the only real
+        node (others are named before a slash, ``real-2/kubelet``) ``kubelet``, ``containerd``, ``kube-proxy``.
+        """
+        space, name = self._find(program)
+        space.kill(name)
 
     def start_again(self, program: str) -> None:
         """Start what was killed, as it was; the API server serves again when this returns."""
-        self.space.start_again(program)
+        space, name = self._find(program)
+        space.start_again(name)
         if program in ("apiserver", "etcd"):
             self.wait_for_api()
 
     def pause(self, program: str) -> None:
         """Freeze a program: it answers nobody, and its connections stay open."""
-        self.space.signal(program, signal.SIGSTOP)
+        space, name = self._find(program)
+        space.signal(name, signal.SIGSTOP)
 
     def resume(self, program: str) -> None:
         """Let a paused program go on."""
-        self.space.signal(program, signal.SIGCONT)
+        space, name = self._find(program)
+        space.signal(name, signal.SIGCONT)
 
     def forget_history(self) -> None:
         """Make the API server answer 410 to whoever wants to watch from a version of before."""
@@ -137,7 +149,8 @@ class Cluster(AnyCluster):
 
     def log(self, program: str) -> str:
         """What a program wrote."""
-        return self.space.log(program).read_text(errors="replace")
+        space, name = self._find(program)
+        return space.log(name).read_text(errors="replace")
 
     # Who may do what.
 
@@ -154,6 +167,15 @@ class Cluster(AnyCluster):
         if _KUBEVIRT.is_dir():
             self.add_kinds(_KUBEVIRT)
 
+    def add_tier_full(self, nodes: int = 500) -> None:
+        """A real node that has the busybox image, two racks with that many nodes in all, and KubeVirt's kinds."""
+        self.add_node()
+        self.nodes[FIRST].load(images.busybox(self.folder / "busybox.tar"))
+        for rack in ("rack-1", "rack-2") if nodes else ():
+            self.add_rack(rack, nodes // 2)
+        if _KUBEVIRT.is_dir():
+            self.add_kinds(_KUBEVIRT)
+
     def add_rack(self, rack: str, nodes: int = 20) -> list[str]:
         """Nodes that exist in the API only, kept alive by ``kwok-<rack>``; their names, once they are Ready."""
         index = len(
@@ -163,8 +185,8 @@ class Cluster(AnyCluster):
             }
         )
         made = [racks.node(rack, number) for number in range(nodes)]
-        for node in made:
-            self.core.create_node(node)
+        with ThreadPoolExecutor(8) as several:
+            list(several.map(self.core.create_node, made))
         kwok = f"kwok-{rack}"
         admin = self.folder / "kubeconfig/inside.yaml"
         self.space.start(kwok, racks.command(Kwok().obtain(), admin, rack, index, self._pace))
@@ -174,7 +196,7 @@ class Cluster(AnyCluster):
         )
         return names
 
-    def add_node(self, name: str = "real-1", handlers: Sequence[str] = ()) -> Node:
+    def add_node(self, name: str = FIRST, handlers: Sequence[str] = ()) -> Node:
         """A real node, Ready for pods.
 
         Args:
@@ -218,13 +240,25 @@ class Cluster(AnyCluster):
 
     # Ways in.
 
-    def reach(self, address: str, port: int) -> int:
-        """A port on loopback that leads to an address inside: of a pod, a node or the control plane."""
-        return self.space.let_in(address, port)
+    def reach(self, address: str, port: int) -> str:
+        """``host:port`` on loopback that leads to an address inside; the same for the same."""
+        if (address, port) not in self._doors:
+            self._doors[address, port] = self.space.let_in(address, port)
+        return f"127.0.0.1:{self._doors[address, port]}"
 
     def wait_for_api(self, timeout: float = 60) -> None:
         """Wait until the API server says that it is ready."""
         self.space.wait_until(self._api_is_ready, "the API server", timeout, ["etcd", "apiserver"])
+
+    def _find(self, program: str) -> tuple[Space, str]:
+        """Where a program runs, and its name there."""
+        node, slash, name = program.rpartition("/")
+        if slash:
+            return self.nodes[node].space, name
+        if program in PROGRAMS:
+            (only,) = self.nodes.values()
+            return only.space, program
+        return self.space, program
 
     @property
     def _plane(self) -> ControlPlane:

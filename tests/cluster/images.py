@@ -1,4 +1,4 @@
-"""Container images made by code: a static busybox and what it should serve, as an archive that any runtime loads."""
+"""Container images made by code: a static busybox and more files, as an archive that any runtime loads."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from tests.worker.oci_layout import LayoutWriter, layer, link
 
 #: What holds the namespaces of a pod.
 PAUSE: Final = "localhost/pause:1"
-#: A page on port 8080; its program takes any command of busybox instead.
-HELLO: Final = "localhost/hello:1"
-#: What the page of ``HELLO`` says.
-GREETING: Final = "hello from a container\n"
+#: What runs any command of busybox.
+BUSYBOX: Final = "localhost/busybox:1"
 _PROGRAMS: Final = ("sh", "sleep", "httpd", "wget", "cat", "echo", "tail", "env", "true", "false")
 
 
@@ -58,7 +56,6 @@ def pause(archive: Path) -> Path:
     return write(archive, PAUSE, ["sleep", "infinity"])
 
 
-def hello(archive: Path) -> Path:
-    """The image ``HELLO``."""
-    page = {"www/index.html": GREETING.encode()}
-    return write(archive, HELLO, ["httpd", "-f", "-p", "8080", "-h", "/www"], page)
+def busybox(archive: Path) -> Path:
+    """The image ``BUSYBOX``; it sleeps until it is told otherwise."""
+    return write(archive, BUSYBOX, ["sleep", "infinity"])

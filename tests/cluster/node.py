@@ -7,6 +7,7 @@ machine that it runs on: its kernel settings are files of its own, its cgroups a
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from tests.cluster.control_plane import ControlPlane
 from tests.cluster.images import PAUSE
 from tests.cluster.space import Space, SpaceError
 
+#: The node of the full tier.
+FIRST: Final = "real-1"
 PROGRAMS: Final = ("containerd", "kubelet", "kube-proxy")
 _SOCKET: Final = "/run/containerd.sock"
 _CGROUPS: Final = Path("/sys/fs/cgroup")
@@ -156,6 +159,13 @@ class Node:
             own.parent.mkdir(parents=True, exist_ok=True)
             own.write_text(f"{value}\n")
             run("mount", "--bind", own, f"/proc/sys/{setting}")
+        identity = Path("/etc/machine-id")
+        if self.name != FIRST and identity.exists():
+            # The first is this machine, as any agent on it says; two nodes are not one machine.
+            own = self._write(
+                "machine-id", f"{hashlib.md5(self.name.encode(), usedforsecurity=False).hexdigest()}\n"
+            )
+            run("mount", "--bind", own, identity)
         # Pods share mounts with each other below here, and with nothing outside.
         run("mount", "--make-rshared", "/")
 
