@@ -17,7 +17,17 @@ from schemas.names import Token
 from schemas.node import Acceleration, Driver, RuntimeName, _Part
 
 WorkloadState = Literal[
-    "creating", "starting", "running", "degraded", "stopping", "stopped", "completed", "failed", "unknown"
+    "creating",
+    "starting",
+    "running",
+    "degraded",
+    "migrating",
+    "paused",
+    "stopping",
+    "stopped",
+    "completed",
+    "failed",
+    "unknown",
 ]
 LimitsBy = Literal["cgroup-v1", "cgroup-v2", "none"]
 
@@ -45,7 +55,7 @@ class DesiredWorkload(EventData):
     generation: int = Field(ge=1)
     replica: int = Field(ge=0)
     node: Token
-    state: Literal["running", "stopped"]
+    state: Literal["running", "paused", "stopped"]
     runtime: RuntimeName
     driver: Driver = "host"
     cluster: Token | None = None

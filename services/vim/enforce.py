@@ -12,6 +12,7 @@ from schemas.decision import Enforcement
 from schemas.deployment import DeploymentRequest
 from schemas.errors import InvalidDocument, InvalidQuery
 from schemas.query import parse_query
+from services.vim.offer import beyond_a_disk
 from services.vim.question import narrowed
 
 _BY_THE_NODE = "the node's worker"
@@ -80,6 +81,9 @@ def _what(request: DeploymentRequest, found: _Findings) -> None:
     for runtime in request.runtimes:
         found.hold(f"images.{runtime}", f"{_BY_THE_NODE}: it runs this image, or fails and says why")
     _kernels(request, found)
+    if set(request.runtimes) == {"vm"}:
+        for beyond in beyond_a_disk(request):
+            found.refuse(beyond.field, beyond.message, beyond.expected)
     if request.env:
         found.hold("env", f"{_BY_THE_NODE}: the environment of the workload")
     if request.files:
