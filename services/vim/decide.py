@@ -67,6 +67,19 @@ class Decider:
             before = self._claim(life, decision)
         await self._publish(life, decision, before, choice)
 
+    async def would(self, life: Life, draft: Decision) -> Decision:
+        """The decision that :meth:`begin` would take now; nothing is reserved, published or waited for.
+
+        Raises:
+            Unavailable: the index does not answer now.
+        """
+        replicas = list(range(draft.request.replicas))
+        current = [] if life.asked_again or life.cancelled else list(running(life).values())
+        found, choice = await self._choose(life, draft, current, replicas)
+        return self._made(
+            draft, found, choice, choice.placements, whole=len(choice.placements) == len(replicas)
+        )
+
     async def again(
         self, life: Life, decision: Decision, attempts: list[Attempt], drifting: list[Attempt]
     ) -> Decision:
@@ -106,7 +119,12 @@ class Decider:
         return new
 
     async def _choose(
-        self, life: Life, draft: Decision, current: list[Placement], replicas: list[int], turn: Having
+        self,
+        life: Life,
+        draft: Decision,
+        current: list[Placement],
+        replicas: list[int],
+        turn: Having | None = None,
     ) -> tuple[Found, Choice]:
         request = draft.request
         pinned = {port.host_port for port in request.ports if port.host_port}
@@ -117,7 +135,8 @@ class Decider:
             attempts=draft.attempts,
             taken=[node for node, reserved in taken.items() if pinned & reserved.ports.keys()],
         )
-        await turn.to_the_first()  # whoever is more urgent and came while the index was asked
+        if turn is not None:
+            await turn.to_the_first()  # whoever is more urgent and came while the index was asked
         # From here to the reservation nothing is awaited: no other deployment chooses in between.
         choice = place(
             request,
