@@ -14,6 +14,7 @@ from typing import Final, Literal, get_args
 
 from pydantic import BaseModel
 
+from schemas.cluster import ClusterNode
 from schemas.dead import DeadLetter
 from schemas.decision import Decision, DeploymentStatus
 from schemas.deployment import Cancellation, DeploymentRequest, Migration
@@ -44,9 +45,12 @@ from schemas.verbs import (
 from schemas.workload import DesiredWorkload, ObservedWorkload, WorkerStatus
 
 #: Who speaks on the bus. ``rid`` and ``vim`` are services; ``service`` is any of them.
-Party = Literal["agent", "fleet", "worker", "device", "user", "viewer", "rid", "vim", "service", "minicloud"]
+Party = Literal[
+    "agent", "fleet", "worker", "cluster", "device", "user", "viewer", "rid", "vim", "service", "minicloud"
+]
 PARTIES: Final[tuple[Party, ...]] = get_args(Party)
 _MQTT_ONLY: Final = frozenset({"agent", "fleet", "device"})
+_NODES_SPEAKERS: Final[tuple[Party, ...]] = ("agent", "fleet", "cluster")
 _EVERYBODY: Final[tuple[Party, ...]] = ("user", "viewer")
 
 
@@ -140,12 +144,17 @@ class Verb:
 
 
 CHANNELS: Final = (
-    Channel("characterization", Subjects.characterization, Characterization, ("agent", "fleet"), ("rid",)),
-    Channel("metrics", Subjects.metrics, Measurement, ("agent", "fleet"), ("rid",), qos=0),
-    Channel("presence", Subjects.presence, Presence, ("agent", "fleet"), ("rid", "vim", "agent", "fleet")),
+    Channel(
+        "characterization", Subjects.characterization, Characterization, _NODES_SPEAKERS, ("rid", "cluster")
+    ),
+    Channel("metrics", Subjects.metrics, Measurement, _NODES_SPEAKERS, ("rid",), qos=0),
+    Channel("presence", Subjects.presence, Presence, _NODES_SPEAKERS, ("rid", "vim", "agent", "fleet")),
     Channel("worker", Subjects.worker, WorkerStatus, ("worker",), ("rid", "vim")),
-    Channel("desired", Subjects.desired, DesiredWorkload, ("vim",), ("worker", "rid", "vim")),
-    Channel("observed", Subjects.observed, ObservedWorkload, ("worker",), ("worker", "vim")),
+    Channel("cluster", Subjects.cluster, ClusterNode, ("cluster",), ("rid", "vim", "cluster")),
+    Channel("desired", Subjects.desired, DesiredWorkload, ("vim",), ("worker", "cluster", "rid", "vim")),
+    Channel(
+        "observed", Subjects.observed, ObservedWorkload, ("worker", "cluster"), ("worker", "cluster", "vim")
+    ),
     Channel("reading", Subjects.reading, None, ("device",), (), bare=True),
     Channel("resource", Subjects.resource, ResourceChange, ("rid",), ("rid",)),
     Channel("request", Subjects.request, DeploymentRequest, ("user",), ("vim",), bare=True),
@@ -156,7 +165,7 @@ CHANNELS: Final = (
     Channel("question", Subjects.question, KeptQuery, ("rid",), ("rid",)),
     Channel("answer", Subjects.answer, None, ("rid",), ("device",), bare=True, retained=True),
     Channel("heartbeat", Subjects.heartbeat, Heartbeat, ("minicloud",), ("minicloud",), link=True),
-    Channel("dead", Subjects.dead, DeadLetter, ("service", "worker"), ()),
+    Channel("dead", Subjects.dead, DeadLetter, ("service", "worker", "cluster"), ()),
 )
 
 VERBS: Final = (
@@ -188,6 +197,7 @@ VERBS: Final = (
         "What would be decided now; nothing is done or reserved.",
     ),
     Verb("worker", "logs", LogsRequest, Logs, "What a workload printed.", instance="node"),
+    Verb("cluster", "logs", LogsRequest, Logs, "What a workload of a cluster printed.", instance="cluster"),
 )
 
 

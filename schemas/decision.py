@@ -14,7 +14,7 @@ from pydantic import Field
 from schemas.deployment import DeploymentRequest
 from schemas.event import Document, EventData
 from schemas.names import Token
-from schemas.node import Acceleration, RuntimeName, _Part
+from schemas.node import Acceleration, Driver, RuntimeName, _Part
 
 DeploymentState = Literal[
     "requested",
@@ -42,10 +42,13 @@ SETTLED_STATES: frozenset[str] = FINAL_STATES | {"running", "paused", "unschedul
 
 
 class Candidate(_Part):
-    """A node that could run it: the runtime it would use and the score that ranked it."""
+    """A node that could run it: the runtime it would use, by what, and the score that ranked it."""
 
     node: Token
     runtime: RuntimeName
+    driver: Driver = "host"
+    cluster: Token | None = None
+    engine: str | None = None
     score: float
     scores: dict[str, float] = {}
 
@@ -66,11 +69,15 @@ class Rejection(_Part):
 
 
 class Attempt(_Part):
-    """A node and runtime that were tried and could not start it."""
+    """A node and runtime that were tried and could not start it.
+
+    With ``cluster`` it was the whole cluster that could not: its scheduler had the choice of its nodes.
+    """
 
     replica: int
     node: Token
     runtime: RuntimeName
+    cluster: Token | None = None
     reason: str
     message: str = ""
 
@@ -83,14 +90,18 @@ class Enforcement(_Part):
 
 
 class Placement(_Part):
-    """Where one replica runs and what is reserved for it (cores, bytes, overhead included).
+    """Where one replica runs, by what, and what is reserved for it (cores, bytes, overhead included).
 
-    ``moved_from`` is the node that it leaves because somebody wished so.
+    ``driver`` is who makes it so: the node's worker or that of its ``cluster``; ``engine`` is what runs it
+    there, as the node offers it; ``moved_from`` is the node that it leaves because somebody wished so.
     """
 
     replica: int
     node: Token
     runtime: RuntimeName
+    driver: Driver = "host"
+    cluster: Token | None = None
+    engine: str | None = None
     acceleration: Acceleration | None = None
     cpu: float = 0.0
     memory: int = 0
@@ -133,6 +144,8 @@ class ReplicaStatus(_Part):
     replica: int
     node: str
     runtime: RuntimeName
+    cluster: Token | None = None
+    engine: str | None = None
     state: str
     reason: str = ""
     message: str = ""

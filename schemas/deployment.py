@@ -58,6 +58,20 @@ class ContainerImage(Document):
         return self
 
 
+class Folder(Document):
+    """A folder of the node that a unikernel mounts, where the node's owner offers it.
+
+    Attributes:
+        folder: the folder on the node.
+        mount: where the unikernel finds it.
+        read_only: false to write to it, where the node's owner lets it.
+    """
+
+    folder: _Text
+    mount: Annotated[str, StringConstraints(pattern=r"^(/[A-Za-z0-9._-]+)+$", max_length=256)]
+    read_only: bool = Field(default=True, alias="readOnly")
+
+
 class KernelImage(Document):
     """A kernel that boots by itself: a file, an OCI layout or an image as Unikraft's tools make them.
 
@@ -66,8 +80,9 @@ class KernelImage(Document):
         initrd: its initial RAM disk.
         layout: the folder of an OCI layout.
         image: a reference in an OCI registry.
-        disk: the file of a disk image.
-        arguments: the kernel's command line.
+        disk: the file of a disk image, for a VM.
+        folders: folders of the node, for a unikernel.
+        arguments: the application's in a unikernel, the kernel's own in front of a `--`; the kernel's in a VM.
     """
 
     kernel: _Text | None = None
@@ -75,6 +90,7 @@ class KernelImage(Document):
     layout: _Text | None = None
     image: _Text | None = None
     disk: _Text | None = None
+    folders: list[Folder] = Field(default=[], max_length=8)
     arguments: list[_Text] = []
 
     @model_validator(mode="after")

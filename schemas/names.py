@@ -79,6 +79,10 @@ class Subjects:
         """That a node's worker is ready for workloads; published by the worker."""
         return self._at("node", node, "worker")
 
+    def cluster(self, node: str = ANY) -> str:
+        """What a Kubernetes cluster says of one of its nodes; published by the cluster's worker."""
+        return self._at("node", node, "cluster")
+
     def desired(self, node: str = ANY, workload: str = ANY) -> str:
         """What should run on a node; published by vim."""
         return self._at("node", node, "desired", workload)

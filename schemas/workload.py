@@ -11,10 +11,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from schemas.deployment import File, Health, Port, Restart
+from schemas.deployment import File, Health, OnLoss, Port, Restart, Spread
 from schemas.event import EventData
 from schemas.names import Token
-from schemas.node import Acceleration, RuntimeName, _Part
+from schemas.node import Acceleration, Driver, RuntimeName, _Part
 
 WorkloadState = Literal[
     "creating",
@@ -42,6 +42,10 @@ class DesiredWorkload(EventData):
     ``cpu`` in cores and ``memory`` in bytes are the limits that the kernel enforces;
     ``memory_overhead`` is what the runtime itself takes on top and is reserved with it. What is `paused`
     is there and stands still. A later generation that is the same but for its state goes on with the same run.
+
+    ``driver`` says whose it is: that of the node's own worker, or of the worker of ``cluster``. Whoever else
+    reads the level runs nothing. For a cluster, ``candidates`` are the other nodes of it that its scheduler
+    may choose, best first.
     """
 
     event_type: ClassVar[str] = "minicloud.workload.desired.v1"
@@ -53,6 +57,10 @@ class DesiredWorkload(EventData):
     node: Token
     state: Literal["running", "paused", "stopped"]
     runtime: RuntimeName
+    driver: Driver = "host"
+    cluster: Token | None = None
+    engine: str | None = None
+    candidates: list[Token] = []
     acceleration: Acceleration | None = None
     image: dict[str, Any]
     cpu: float | None = None
@@ -64,6 +72,9 @@ class DesiredWorkload(EventData):
     health: Health | None = None
     restart: Restart = "always"
     user: str | None = None
+    on_loss: OnLoss = OnLoss()
+    spread: Spread | None = None
+    priority: int = 0
 
 
 class Endpoint(_Part):
@@ -84,7 +95,10 @@ class Exit(_Part):
 
 
 class ObservedWorkload(EventData):
-    """What does run on a node, as its worker sees it."""
+    """What does run on a node, as its worker or its cluster's sees it.
+
+    ``moved_to`` is where the cluster's scheduler put it, where that is another node than was chosen.
+    """
 
     event_type: ClassVar[str] = "minicloud.workload.observed.v1"
 
@@ -93,6 +107,7 @@ class ObservedWorkload(EventData):
     generation: int
     replica: int
     node: Token
+    moved_to: Token | None = None
     state: WorkloadState
     reason: str
     message: str = ""

@@ -65,7 +65,31 @@ class Decider:
             whole = len(choice.placements) == len(replicas)
             decision = self._made(draft, found, choice, choice.placements if whole else [], whole=whole)
             before = self._claim(life, decision)
-        await self._publish(life, decision, before, choice)
+        await self._publish(life, decision, before)
+        await self._say_scheduled(life, decision, choice)
+
+    async def follow(self, life: Life, decision: Decision, moved: dict[int, str]) -> Decision:
+        """Take over where a cluster's scheduler put replicas; return the decision that holds.
+
+        Args:
+            life: whose.
+            decision: the one so far.
+            moved: the node that each of these replicas runs on by now.
+        """
+        placements = [
+            placement.model_copy(
+                update={
+                    "node": moved[placement.replica],
+                    "reason": f"the scheduler of cluster {placement.cluster} chose it",
+                }
+            )
+            if placement.replica in moved
+            else placement
+            for placement in decision.placements
+        ]
+        new = decision.model_copy(update={"placements": placements, "decided_at": now()})
+        await self._publish(life, new, self._claim(life, new))
+        return new
 
     async def would(self, life: Life, draft: Decision) -> Decision:
         """The decision that :meth:`begin` would take now; nothing is reserved, published or waited for.
@@ -115,7 +139,8 @@ class Decider:
             if not _worth_telling(decision, new):
                 return decision
             before = self._claim(life, new)
-        await self._publish(life, new, before, choice)
+        await self._publish(life, new, before)
+        await self._say_scheduled(life, new, choice)
         return new
 
     async def _choose(
@@ -172,7 +197,7 @@ class Decider:
         self.reserve(life)
         return before
 
-    async def _publish(self, life: Life, decision: Decision, before: Decision | None, choice: Choice) -> None:
+    async def _publish(self, life: Life, decision: Decision, before: Decision | None) -> None:
         try:
             revision = await self._bus.publish(
                 self._bus.subjects.decision(life.deployment),
@@ -186,6 +211,8 @@ class Decider:
                 self.reserve(life)
             raise
         life.decision_revision = life.decided_revision = max(revision, life.decision_revision)
+
+    async def _say_scheduled(self, life: Life, decision: Decision, choice: Choice) -> None:
         if decision.outcome == "scheduled":
             await self._voice.say(life, decision.generation, _scheduled(choice, decision))
 
@@ -197,6 +224,9 @@ def running(life: Life) -> dict[tuple[str, int], Placement]:
             replica=replica,
             node=node,
             runtime=level.runtime,
+            driver=level.driver,
+            cluster=level.cluster,
+            engine=level.engine,
             acceleration=level.acceleration,
             cpu=level.cpu or 0.0,
             memory=level.memory or 0,
@@ -249,8 +279,8 @@ def fitting(decision: Decision, most: int) -> Decision:
 
 
 def _joined(attempts: list[Attempt], more: list[Attempt]) -> list[Attempt]:
-    known = {(a.replica, a.node, a.runtime) for a in attempts}
-    return [*attempts, *(a for a in more if (a.replica, a.node, a.runtime) not in known)]
+    known = {(a.replica, a.node, a.runtime, a.cluster) for a in attempts}
+    return [*attempts, *(a for a in more if (a.replica, a.node, a.runtime, a.cluster) not in known)]
 
 
 def _worth_telling(before: Decision, after: Decision) -> bool:

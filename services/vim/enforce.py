@@ -79,6 +79,7 @@ def _what(request: DeploymentRequest, found: _Findings) -> None:
     found.hold("runtimes", "placement: the first runtime that fits on some node wins")
     for runtime in request.runtimes:
         found.hold(f"images.{runtime}", f"{_BY_THE_NODE}: it runs this image, or fails and says why")
+    _kernels(request, found)
     if request.env:
         found.hold("env", f"{_BY_THE_NODE}: the environment of the workload")
     if request.files:
@@ -91,6 +92,17 @@ def _what(request: DeploymentRequest, found: _Findings) -> None:
         found.hold("user", "placement: only nodes whose settings allow root")
     if request.data:
         found.refuse("data", "no storage service serves buckets in this minicloud", "a request without data")
+
+
+def _kernels(request: DeploymentRequest, found: _Findings) -> None:
+    """What only one of the two that boot a kernel can have."""
+    unikernel, vm = request.images.unikernel, request.images.vm
+    if unikernel and unikernel.folders:
+        found.hold("images.unikernel.folders", f"{_BY_THE_NODE}: mounted where its settings offer the folder")
+    if unikernel and unikernel.disk:
+        found.refuse("images.unikernel.disk", "a unikernel has no disk", "files or folders")
+    if vm and vm.folders:
+        found.refuse("images.vm.folders", "a VM mounts no folders of the node", "a disk, or files")
 
 
 def _where(request: DeploymentRequest, found: _Findings) -> None:

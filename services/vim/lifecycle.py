@@ -26,6 +26,8 @@ HOPELESS: Final = frozenset(
         "InvalidWorkload",
     }
 )
+#: Reasons for which a cluster does not start it now but may later: another place is better, if there is one.
+STUCK: Final = frozenset({"Unschedulable", "QuotaExceeded", "Refused", "OwnedByOthers", "ImagePullFailed"})
 #: How long a worker may take to say anything about what it was told to run.
 SILENT_AFTER: Final = timedelta(seconds=30)
 _WORST_FIRST: Final[tuple[DeploymentState, ...]] = (
@@ -110,6 +112,7 @@ def hopeless(life: Life, decision: Decision) -> list[Attempt]:
             replica=placement.replica,
             node=placement.node,
             runtime=placement.runtime,
+            cluster=placement.cluster,  # its scheduler had the choice of all that could run it
             reason=observed.reason,
             message=observed.message,
         )
@@ -118,6 +121,17 @@ def hopeless(life: Life, decision: Decision) -> list[Attempt]:
         and observed.state == "failed"
         and observed.reason in HOPELESS
     ]
+
+
+def moved(life: Life, decision: Decision) -> dict[int, str]:
+    """The nodes where a cluster's scheduler put replicas, by replica, where they are not the chosen ones."""
+    return {
+        placement.replica: observed.moved_to
+        for placement in decision.placements
+        if placement.cluster
+        and (observed := life.seen(placement, decision.generation))
+        and observed.moved_to not in (None, placement.node)
+    }
 
 
 def adrift(life: Life, decision: Decision, state: State, now: datetime) -> list[Attempt]:
@@ -143,6 +157,9 @@ def adrift(life: Life, decision: Decision, state: State, now: datetime) -> list[
             )
         elif observed and observed.state == "stopped" and now - observed.observed_at > patience:
             found.append(_attempt(placement, "WorkerStopped", f"the worker of {placement.node} went"))
+        elif observed and observed.reason in STUCK and now - observed.observed_at > patience:
+            stuck = _attempt(placement, observed.reason, observed.message)
+            found.append(stuck.model_copy(update={"cluster": placement.cluster}))
     return found
 
 
@@ -210,6 +227,8 @@ def _replica(
         replica=placement.replica,
         node=node,
         runtime=placement.runtime,
+        cluster=placement.cluster,
+        engine=placement.engine,
         state=told,
         reason=reason,
         message=message,

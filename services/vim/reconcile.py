@@ -22,7 +22,7 @@ from services.vim.decide import Decider
 from services.vim.driver import Driver
 from services.vim.enforce import enforcements
 from services.vim.ledger import Ledger
-from services.vim.lifecycle import Verdict, adrift, hopeless, judge, judge_stopping
+from services.vim.lifecycle import Verdict, adrift, hopeless, judge, judge_stopping, moved
 from services.vim.state import Life, State
 from services.vim.voice import TellStatus, Voice
 
@@ -209,6 +209,8 @@ class Reconciler:
 
     async def _pursue(self, life: Life, decision: Decision) -> None:
         """Place what is due, make it so, and say how it is."""
+        if elsewhere := moved(life, decision):
+            decision = await self._decider.follow(life, decision, elsewhere)
         attempts = hopeless(life, decision)
         drifting = adrift(life, decision, self._state, now())
         missing = decision.request.replicas - len(decision.placements)

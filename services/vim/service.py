@@ -32,7 +32,7 @@ from schemas.workload import DesiredWorkload, ObservedWorkload
 from services.vim.agenda import Agenda
 from services.vim.api import routes
 from services.vim.decide import fitting
-from services.vim.driver import HostDriver
+from services.vim.driver import LevelDriver
 from services.vim.recall import recall
 from services.vim.reconcile import Reconciler
 from services.vim.retained import Retained
@@ -65,7 +65,7 @@ class Vim:
         self._retained = Retained(bus, mqtt)
         self._failures: dict[str, int] = {}
         self.reconciler = Reconciler(
-            bus, self.state, HostDriver(bus), self._tell, acting, self._look_at_waiting
+            bus, self.state, LevelDriver(bus), self._tell, acting, self._look_at_waiting
         )
         self._synced: set[str] = set()
         self._all_synced = asyncio.Event()

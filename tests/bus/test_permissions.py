@@ -21,6 +21,7 @@ from tests.parts.mosquitto import Mosquitto
 
 NAMES = {
     "admin": "root", "service": "vim", "agent": "pi-3", "worker": "pi-3", "device": "thermo-1",
+    "cluster": "alpha",
     "user": "ada", "viewer": "eve", "fleet": "sim", "minicloud": "pisa",
 }  # fmt: skip
 
@@ -48,6 +49,27 @@ PUBLISH: dict[str, tuple[list[str], list[str]]] = {
             "node.pi-3.characterization",
             "deployment.x.request",
             "svc.vim.cancel",
+        ],
+    ),
+    "cluster": (
+        [
+            "node.alpha-1.characterization",
+            "node.alpha-1.presence",
+            "node.alpha-1.metrics",
+            "node.alpha-1.observed.w-0",
+            "node.pi-3.cluster",
+            "node.pi-3.observed.w-0",
+            "lease.cluster-alpha",
+        ],
+        [
+            "node.pi-3.characterization",
+            "node.pi-3.presence",
+            "node.pi-3.worker",
+            "node.alpha-1.desired.w-0",
+            "lease.cluster-beta",
+            "lease.vim",
+            "deployment.x.request",
+            "svc.rid.query",
         ],
     ),
     "device": (
@@ -113,6 +135,10 @@ SUBSCRIBE: dict[str, tuple[list[str], list[str]]] = {
             "node.*.metrics",
             ">",
         ],
+    ),
+    "cluster": (
+        ["node.*.desired.*", "node.*.observed.*", "node.*.cluster", "svc.cluster.*.alpha"],
+        ["node.*.metrics", "svc.cluster.*.beta", "svc.worker.logs.pi-3", "deployment.*.status", ">"],
     ),
     "user": (
         ["deployment.*.status", "node.>", "resource.*"],

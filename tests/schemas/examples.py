@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from docs.contract import REQUEST
+from schemas.cluster import ClusterNode
 from schemas.dead import DeadLetter
 from schemas.decision import Decision, DeploymentStatus
 from schemas.deployment import Cancellation, DeploymentRequest, Migration
@@ -144,6 +145,27 @@ DATA: tuple[EventData, ...] = (
         every=1,
     ),
     Migration.model_validate({"replica": 0, "from": "pi-3", "to": "pi-4", "reason": "the fan is loud"}),
+    ClusterNode.model_validate(
+        {
+            "node": "pi-3",
+            "cluster": "alpha",
+            "kubernetes": "pi-3.local",
+            "ready": False,
+            "reason": "KubeletNotReady: container runtime is down",
+            "address": "10.0.0.3",
+            "taints": [{"key": "gpu", "value": "yes", "effect": "NoSchedule"}],
+            "labels": {"kubernetes.io/os": "linux"},
+            "allocatable": {"cpu": 3.5, "memory": 3 * 1024**3, "pods": 110},
+            "runtimes": [
+                {"name": "container", "engine": "k3s"},
+                {"name": "unikernel", "engine": "qemu-pod", "acceleration": "kvm"},
+            ],
+            "silent": {"kubevirt": "the cluster serves no VirtualMachine"},
+            "allow_root": True,
+            "version": "0.1.0",
+            "observed_at": WHEN,
+        }
+    ),
 )
 
 
