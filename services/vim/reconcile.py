@@ -23,6 +23,7 @@ from services.vim.driver import Driver
 from services.vim.enforce import enforcements
 from services.vim.ledger import Ledger
 from services.vim.lifecycle import Verdict, adrift, hopeless, judge, judge_stopping, moved
+from services.vim.migrate import wished
 from services.vim.state import Life, State
 from services.vim.voice import TellStatus, Voice
 
@@ -144,6 +145,10 @@ class Reconciler:
             outcome="unschedulable",
             request=request,
             enforced=enforced,
+            # Wishes that are open stay so; those of an earlier life are no longer anybody's.
+            migrations=life.decision.migrations
+            if life.decision and not life.asked_again
+            else life.request_revision,
             decided_at=now(),
         )
         await self._decider.begin(life, decision)
@@ -216,6 +221,12 @@ class Reconciler:
         missing = decision.request.replicas - len(decision.placements)
         if attempts or drifting or missing:
             decision = await self._decider.again(life, decision, attempts, drifting)
+        await self._make_so(life, decision)
+        # Last, since it may have to wait for the index, and what runs must not.
+        if moves := wished(life, decision):
+            await self._make_so(life, await self._decider.migrate(life, decision, moves))
+
+    async def _make_so(self, life: Life, decision: Decision) -> None:
         await self._driver.apply(life, decision)
         await self._voice.say(life, decision.generation, judge(life, decision, self._state, now()))
         self._decider.reserve(life)

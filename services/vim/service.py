@@ -23,7 +23,7 @@ from bus.settings import Settings
 from bus.streams import stream_of
 from bus.watch import WatchItem
 from schemas.decision import FINAL_STATES, Decision, DeploymentStatus
-from schemas.deployment import Cancellation, DeploymentRequest
+from schemas.deployment import Cancellation, DeploymentRequest, Migration
 from schemas.errors import Conflict, InvalidName, NotFound, Unavailable
 from schemas.names import token
 from schemas.resource import ResourceChange
@@ -78,6 +78,7 @@ class Vim:
                 {
                     s.request(): DeploymentRequest,
                     s.cancel(): Cancellation,
+                    s.migrate(): Migration,
                     s.decision(): Decision,
                     s.status(): DeploymentStatus,
                 },
