@@ -164,7 +164,8 @@ async def test_a_replica_moves_and_ends_where_it_was_only_after_it_runs(site: Si
     moving = await site.until_state(name, "migrating", reason="Migrating")
     assert moving.message.startswith(f"from {a} to {b}")
     assert site.nodes.levels[a, f"{name}-0"].state == "running", "it runs on where it was"
-    await site.until(lambda: site.nodes.said[b, f"{name}-0"].state == "starting", "begun")
+    begun = (b, f"{name}-0")
+    await site.until(lambda: begun in site.nodes.said and site.nodes.said[begun].state == "starting", "begun")
     await site.nodes.turn(b, f"{name}-0", "running")
     site.nodes.running[b, f"{name}-0"] = site.nodes.levels[b, f"{name}-0"]
     await running_on(site, name, b)
