@@ -176,5 +176,9 @@ def _how(request: DeploymentRequest, found: _Findings) -> None:
         found.hold(
             "onLoss.singleton", "reconciliation: never started before the last one is known to have ended"
         )
+    if request.paused:
+        found.hold(
+            "paused", f"{_BY_THE_NODE}: what runs is frozen by the kernel, or its machine stopped by QEMU"
+        )
     if request.priority:
         found.hold("priority", "the order in which waiting deployments are placed; nothing is preempted")

@@ -36,6 +36,7 @@ ASKING: dict[str, Any] = {
     "on_loss": {"singleton": True, "replaceAfter": "1m"},
     "user": "root",
     "priority": 5,
+    "paused": True,
 }
 
 
