@@ -26,6 +26,7 @@ from schemas.node import Characterization, Measurement, Presence
 from schemas.query import Answer, Query
 from schemas.resource import ResourceChange
 from schemas.standing import Acknowledgement, Watched, Watching
+from schemas.trouble import NodeTrouble
 from schemas.verbs import (
     DeploymentDetail,
     Deployments,
@@ -40,8 +41,10 @@ from schemas.verbs import (
 )
 from schemas.workload import DesiredWorkload, ObservedWorkload, WorkerStatus
 
-#: Who speaks on the bus. ``rid`` and ``vim`` are services; ``service`` is any of them.
-Party = Literal["agent", "fleet", "worker", "device", "user", "viewer", "rid", "vim", "service", "minicloud"]
+#: Who speaks on the bus. ``rid``, ``vim`` and ``monitor`` are services; ``service`` is any of them.
+Party = Literal[
+    "agent", "fleet", "worker", "device", "user", "viewer", "rid", "vim", "monitor", "service", "minicloud"
+]
 PARTIES: Final[tuple[Party, ...]] = get_args(Party)
 _MQTT_ONLY: Final = frozenset({"agent", "fleet", "device"})
 _EVERYBODY: Final[tuple[Party, ...]] = ("user", "viewer")
@@ -137,12 +140,25 @@ class Verb:
 
 
 CHANNELS: Final = (
-    Channel("characterization", Subjects.characterization, Characterization, ("agent", "fleet"), ("rid",)),
-    Channel("metrics", Subjects.metrics, Measurement, ("agent", "fleet"), ("rid",), qos=0),
-    Channel("presence", Subjects.presence, Presence, ("agent", "fleet"), ("rid", "vim", "agent", "fleet")),
-    Channel("worker", Subjects.worker, WorkerStatus, ("worker",), ("rid", "vim")),
+    Channel(
+        "characterization",
+        Subjects.characterization,
+        Characterization,
+        ("agent", "fleet"),
+        ("rid", "monitor"),
+    ),
+    Channel("metrics", Subjects.metrics, Measurement, ("agent", "fleet"), ("rid", "monitor"), qos=0),
+    Channel(
+        "presence",
+        Subjects.presence,
+        Presence,
+        ("agent", "fleet"),
+        ("rid", "vim", "monitor", "agent", "fleet"),
+    ),
+    Channel("worker", Subjects.worker, WorkerStatus, ("worker",), ("rid", "vim", "monitor")),
     Channel("desired", Subjects.desired, DesiredWorkload, ("vim",), ("worker", "rid", "vim")),
-    Channel("observed", Subjects.observed, ObservedWorkload, ("worker",), ("worker", "vim")),
+    Channel("observed", Subjects.observed, ObservedWorkload, ("worker",), ("worker", "vim", "monitor")),
+    Channel("trouble", Subjects.trouble, NodeTrouble, ("monitor",), ("monitor",)),
     Channel("reading", Subjects.reading, None, ("device",), (), bare=True),
     Channel("resource", Subjects.resource, ResourceChange, ("rid",), ("rid",)),
     Channel("request", Subjects.request, DeploymentRequest, ("user",), ("vim",), bare=True),

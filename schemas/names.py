@@ -79,6 +79,10 @@ class Subjects:
         """That a node's worker is ready for workloads; published by the worker."""
         return self._at("node", node, "worker")
 
+    def trouble(self, node: str = ANY) -> str:
+        """What is wrong with a node, and which deployments suffer; published by the monitor."""
+        return self._at("node", node, "trouble")
+
     def desired(self, node: str = ANY, workload: str = ANY) -> str:
         """What should run on a node; published by vim."""
         return self._at("node", node, "desired", workload)
