@@ -8,7 +8,7 @@ rejected with the field, the reason and what would be accepted.
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, Field, StringConstraints, field_validator, model_validator
 
@@ -22,6 +22,8 @@ Restart = Literal["always", "on-failure", "never"]
 EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
 #: The name of an object in Kubernetes.
 ObjectName = Annotated[str, StringConstraints(max_length=253, pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
+#: Fields that came after the first requests were kept; at their default they are no part of the identity.
+_YOUNGER: Final = frozenset({"paused"})
 _Text = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
@@ -58,6 +60,20 @@ class ContainerImage(Document):
         return self
 
 
+class Folder(Document):
+    """A folder of the node that a unikernel mounts, where the node's owner offers it.
+
+    Attributes:
+        folder: the folder on the node.
+        mount: where the unikernel finds it.
+        read_only: false to write to it, where the node's owner lets it.
+    """
+
+    folder: _Text
+    mount: Annotated[str, StringConstraints(pattern=r"^(/[A-Za-z0-9._-]+)+$", max_length=256)]
+    read_only: bool = Field(default=True, alias="readOnly")
+
+
 class KernelImage(Document):
     """A kernel that boots by itself: a file, an OCI layout or an image as Unikraft's tools make them.
 
@@ -66,8 +82,9 @@ class KernelImage(Document):
         initrd: its initial RAM disk.
         layout: the folder of an OCI layout.
         image: a reference in an OCI registry.
-        disk: the file of a disk image.
-        arguments: the kernel's command line.
+        disk: the file of a disk image, for a VM.
+        folders: folders of the node, for a unikernel.
+        arguments: the application's in a unikernel, the kernel's own in front of a `--`; the kernel's in a VM.
     """
 
     kernel: _Text | None = None
@@ -75,6 +92,7 @@ class KernelImage(Document):
     layout: _Text | None = None
     image: _Text | None = None
     disk: _Text | None = None
+    folders: list[Folder] = Field(default=[], max_length=8)
     arguments: list[_Text] = []
 
     @model_validator(mode="after")
@@ -312,6 +330,7 @@ class DeploymentRequest(EventData):
         on_loss: what happens when its node is lost.
         user: `root` where the workload must be root and the node allows it; else an ordinary user.
         priority: who is placed first when not all fit at once; higher is sooner.
+        paused: whether it stands still where it is, with its memory and its place kept.
     """
 
     model_config = Document.model_config
@@ -336,6 +355,7 @@ class DeploymentRequest(EventData):
     on_loss: OnLoss = Field(default=OnLoss(), alias="onLoss")
     user: Literal["root"] | None = None
     priority: int = Field(default=0, ge=-1000, le=1000)
+    paused: bool = False
 
     @property
     def deployment(self) -> str | None:
@@ -384,7 +404,10 @@ class DeploymentRequest(EventData):
 
     def spec_hash(self) -> str:
         """The identity of the content: the same request again is a repeat, another is an update."""
-        return hashlib.sha256(self.model_dump_json(by_alias=True).encode()).hexdigest()[:32]
+        # A field that is younger than a request that runs must not make another request of it.
+        younger = {name for name in _YOUNGER if getattr(self, name) == type(self).model_fields[name].default}
+        content = self.model_dump_json(by_alias=True, exclude=younger)
+        return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
 class Cancellation(EventData):
@@ -398,3 +421,29 @@ class Cancellation(EventData):
     event_type: ClassVar[str] = "minicloud.deployment.cancelled.v1"
 
     reason: str = Field(default="", max_length=4096)
+
+
+class Migration(EventData):
+    """The wish that replicas of a deployment run elsewhere; answered by its next decision.
+
+    Attributes:
+        replica: which one; all of them unless given.
+        origin: only what is there by now, so that the same wish twice moves nothing twice; wherever it is
+            unless given.
+        to: the node to which; any other that fits unless given.
+        reason: why, for whoever reads it.
+    """
+
+    model_config = Document.model_config
+    event_type: ClassVar[str] = "minicloud.deployment.migration.v1"
+
+    replica: int | None = Field(default=None, ge=0)
+    origin: Token | None = Field(default=None, alias="from")
+    to: Token | None = None
+    reason: str = Field(default="", max_length=4096)
+
+    @model_validator(mode="after")
+    def _another_node(self) -> Self:
+        if self.to is not None and self.to == self.origin:
+            raise BrokenRule("it is the node that is to be left", field="to", expected="another node")
+        return self

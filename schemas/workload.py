@@ -41,7 +41,8 @@ class DesiredWorkload(EventData):
     """What should run on a node. ``(deployment, generation)`` decides, never arrival.
 
     ``cpu`` in cores and ``memory`` in bytes are the limits that the kernel enforces;
-    ``memory_overhead`` is what the runtime itself takes on top and is reserved with it.
+    ``memory_overhead`` is what the runtime itself takes on top and is reserved with it. What is `paused`
+    is there and stands still. A later generation that is the same but for its state goes on with the same run.
 
     ``driver`` says whose it is: that of the node's own worker, or of the worker of ``cluster``. Whoever else
     reads the level runs nothing. For a cluster, ``candidates`` are the other nodes of it that its scheduler

@@ -120,7 +120,7 @@ def _level(decision: Decision, placement: Placement, before: DesiredWorkload | N
         generation=decision.generation,
         replica=placement.replica,
         node=placement.node,
-        state="running",
+        state="paused" if request.paused else "running",
         runtime=placement.runtime,
         driver=placement.driver,
         cluster=placement.cluster,
@@ -158,7 +158,7 @@ def _candidates(decision: Decision, placement: Placement, before: DesiredWorkloa
     if placement.cluster is None:
         return []
     same = before and (before.generation, before.cluster) == (decision.generation, placement.cluster)
-    if before and same and before.state == "running" and before.candidates:
+    if before and same and before.state != "stopped" and before.candidates:
         return before.candidates
     alike = (placement.cluster, placement.runtime, placement.engine)
     return [

@@ -80,6 +80,10 @@ def judge(life: Life, decision: Decision, state: State, now: datetime) -> Verdic
         message += f"; {missing} of {asked} cannot be placed: {_why(decision)}"
         if verdict in ("running", "completed"):
             verdict, reason = "degraded", "ReplicasMissing"
+    if decision.unmoved and verdict in ("running", "paused"):
+        reason = "CannotMigrate"
+        stays = (f"replica {one.replica}: {one.message}" for one in decision.unmoved[:3])
+        message = "; ".join([*([message] if message else []), *stays])
     return Verdict(verdict, reason, message, replicas)
 
 
@@ -231,6 +235,9 @@ def _replica(
         since = decision.decided_at.isoformat(timespec="seconds")
         told, reason = "unknown", "WorkerSilent"
         message = f"the worker of {node} has not answered since {since}"
+    if told in ("creating", "starting") and _leaving(life, placement, state):
+        message = f"from {placement.moved_from} to {node}: {message}"
+        told, reason = "migrating", "Migrating"
     return ReplicaStatus(
         replica=placement.replica,
         node=node,
@@ -244,6 +251,15 @@ def _replica(
         reference=observed.reference if observed else None,
         endpoints=[endpoint.model_dump() for endpoint in observed.endpoints] if observed else [],
     )
+
+
+def _leaving(life: Life, placement: Placement, state: State) -> bool:
+    """Whether it is on its way by somebody's wish: where it was, it has not ended yet."""
+    origin = placement.moved_from
+    if origin is None or state.lost(origin):
+        return False
+    place = (origin, placement.replica)
+    return place in life.desired and not life.ended(place)
 
 
 def _badness(state: str) -> int:

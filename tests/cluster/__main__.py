@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 import time
 from pathlib import Path
 
 from tests.cluster import keeper
 from tests.cluster.cluster import Cluster
+from tests.cluster.control_plane import PATIENT, Pace
+from tests.parts.namespaces import Namespaces, NodeMachine
 from tests.parts.part import PartMissing, Progress
 
 
 def _name() -> str:
-    """One cluster a checkout."""
-    return f"dev-{hashlib.sha256(str(Path(__file__).parents[2]).encode()).hexdigest()[:8]}"
+    """One cluster a checkout, unless the environment names it."""
+    return (
+        os.environ.get("MINICLOUD_CLUSTER")
+        or f"dev-{hashlib.sha256(str(Path(__file__).parents[2]).encode()).hexdigest()[:8]}"
+    )
 
 
 def up(tier: str) -> None:
@@ -23,13 +29,16 @@ def up(tier: str) -> None:
         sys.exit(f"no tier {tier!r}: TIER is fast or full")
     started = time.monotonic()
     try:
-        cluster = Cluster.up(_name(), lifeline=False)
+        Namespaces().obtain()
+        if tier == "full":
+            NodeMachine().obtain()
+        cluster = Cluster.up(_name(), pace=PATIENT if tier == "full" else Pace(), lifeline=False)
     except FileExistsError:
         sys.exit(f"it is up already: export KUBECONFIG={Cluster(keeper.clusters() / _name()).kubeconfig}")
     except PartMissing as missing:
-        sys.exit(f"no cluster on this machine: {missing}")
+        sys.exit(f"no {tier} cluster on this machine: {missing}")
     try:
-        cluster.add_tier_fast()
+        cluster.add_tier_full() if tier == "full" else cluster.add_tier_fast()
     except BaseException:
         cluster.down()
         raise

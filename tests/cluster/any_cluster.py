@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import secrets
 import shutil
 import subprocess
@@ -30,7 +32,10 @@ class AnyCluster:
 
     Attributes:
         clients: kubeconfigs that are made go into this folder.
+        image: of a container with busybox, which its real nodes have or can pull.
     """
+
+    image: str = os.environ.get("MINICLOUD_TEST_IMAGE", "docker.io/library/busybox:stable")
 
     def __init__(self, kubeconfig: Path, clients: Path) -> None:
         self.kubeconfig = kubeconfig
@@ -85,6 +90,10 @@ class AnyCluster:
         path = self.clients / f"{namespace}-{name}.yaml"
         return kubeconfig.write(path, **self._server(), user=kubeconfig.by_token(token), namespace=namespace)
 
+    def reach(self, address: str, port: int) -> str:
+        """``host:port`` by which we reach an address of the cluster: of a pod, a service or a node."""
+        return f"{address}:{port}"
+
     def establish(self, definitions: list[dict[str, Any]]) -> None:
         """Define custom resources and wait until they are served."""
         if not definitions:
@@ -95,11 +104,13 @@ class AnyCluster:
 
     def ready_nodes(self, selector: str = "") -> set[str]:
         """The names of the nodes that are Ready."""
-        nodes = self.core.list_node(label_selector=selector, resource_version="0").items
+        # Not as the client's classes: hundreds of nodes would take it most of a second.
+        answer = self.core.list_node(label_selector=selector, resource_version="0", _preload_content=False)
         return {
-            node.metadata.name
-            for node in nodes
-            if any(said.type == "Ready" and said.status == "True" for said in node.status.conditions or [])
+            node["metadata"]["name"]
+            for node in json.loads(answer.data)["items"]
+            if {"Ready": "True"}.items()
+            <= {said["type"]: said["status"] for said in node["status"].get("conditions", [])}.items()
         }
 
     def _server(self) -> dict[str, Any]:

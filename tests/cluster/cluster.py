@@ -11,6 +11,7 @@ import secrets
 import signal
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -19,13 +20,18 @@ from typing import Final, Self
 import yaml
 from urllib3.exceptions import HTTPError
 
-from tests.cluster import control_plane, keeper, racks
+from tests.cluster import control_plane, images, keeper, racks
 from tests.cluster.any_cluster import AnyCluster, until
 from tests.cluster.control_plane import ControlPlane, Pace
+from tests.cluster.node import FIRST, PROGRAMS, Node, Programs
 from tests.cluster.space import Space
+from tests.parts.cni import CniPlugins
+from tests.parts.containerd import Containerd
 from tests.parts.etcd import Etcd
-from tests.parts.kubernetes import KubernetesServers
+from tests.parts.kubernetes import KubernetesNode, KubernetesServers
 from tests.parts.kwok import Kwok
+from tests.parts.nftables import Nftables
+from tests.parts.runc import Runc
 
 #: Definitions and Stages of the kinds that KubeVirt serves on a site that has it.
 _KUBEVIRT: Final = Path(__file__).with_name("kubevirt")
@@ -39,12 +45,17 @@ class Cluster(AnyCluster):
     Attributes:
         folder: everything that it keeps on disk.
         space: where its control plane and its KWOKs run.
+        nodes: its real nodes, by name; known to who added them.
     """
+
+    image = images.BUSYBOX
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder / "kubeconfig/admin.yaml", folder / "clients")
         self.folder = folder
         self.space = Space(folder)
+        self.nodes: dict[str, Node] = {}
+        self._doors: dict[tuple[str, int], int] = {}
         self._keeper: subprocess.Popen[bytes] | None = None
 
     @classmethod
@@ -106,22 +117,30 @@ class Cluster(AnyCluster):
     # What runs, and how it is broken.
 
     def kill(self, program: str) -> None:
-        """SIGKILL to ``etcd``, ``apiserver``, ``controller-manager``, ``scheduler``, or the ``kwok-`` of a rack."""
-        self.space.kill(program)
+        """SIGKILL to a program.
+
+        ``etcd``, ``apiserver``, ``controller-manager``, ``scheduler``, the ``kwok-`` of a rack, or on the only real
+        node (others are named before a slash, ``real-2/kubelet``) ``kubelet``, ``containerd``, ``kube-proxy``.
+        """
+        space, name = self._find(program)
+        space.kill(name)
 
     def start_again(self, program: str) -> None:
         """Start what was killed, as it was; the API server serves again when this returns."""
-        self.space.start_again(program)
+        space, name = self._find(program)
+        space.start_again(name)
         if program in ("apiserver", "etcd"):
             self.wait_for_api()
 
     def pause(self, program: str) -> None:
         """Freeze a program: it answers nobody, and its connections stay open."""
-        self.space.signal(program, signal.SIGSTOP)
+        space, name = self._find(program)
+        space.signal(name, signal.SIGSTOP)
 
     def resume(self, program: str) -> None:
         """Let a paused program go on."""
-        self.space.signal(program, signal.SIGCONT)
+        space, name = self._find(program)
+        space.signal(name, signal.SIGCONT)
 
     def forget_history(self) -> None:
         """Make the API server answer 410 to whoever wants to watch from a version of before."""
@@ -130,14 +149,14 @@ class Cluster(AnyCluster):
 
     def log(self, program: str) -> str:
         """What a program wrote."""
-        return self.space.log(program).read_text(errors="replace")
+        space, name = self._find(program)
+        return space.log(name).read_text(errors="replace")
 
     # Who may do what.
 
     def user(self, name: str, groups: Sequence[str] = ()) -> Path:
         """A kubeconfig with a client certificate for a user in some groups."""
-        plane = ControlPlane(self.folder, Path(), Path(), self._pace)
-        return plane.kubeconfig(f"user-{name}", name, tuple(groups), server=self._server()["server"])
+        return self._plane.kubeconfig(f"user-{name}", name, tuple(groups), server=self._server()["server"])
 
     # Nodes, and kinds of objects.
 
@@ -145,6 +164,15 @@ class Cluster(AnyCluster):
         """Two racks of 20 nodes, and KubeVirt's kinds."""
         for rack in ("rack-1", "rack-2"):
             self.add_rack(rack)
+        if _KUBEVIRT.is_dir():
+            self.add_kinds(_KUBEVIRT)
+
+    def add_tier_full(self, nodes: int = 500) -> None:
+        """A real node that has the busybox image, two racks with that many nodes in all, and KubeVirt's kinds."""
+        self.add_node()
+        self.nodes[FIRST].load(images.busybox(self.folder / "busybox.tar"))
+        for rack in ("rack-1", "rack-2") if nodes else ():
+            self.add_rack(rack, nodes // 2)
         if _KUBEVIRT.is_dir():
             self.add_kinds(_KUBEVIRT)
 
@@ -157,8 +185,8 @@ class Cluster(AnyCluster):
             }
         )
         made = [racks.node(rack, number) for number in range(nodes)]
-        for node in made:
-            self.core.create_node(node)
+        with ThreadPoolExecutor(8) as several:
+            list(several.map(self.core.create_node, made))
         kwok = f"kwok-{rack}"
         admin = self.folder / "kubeconfig/inside.yaml"
         self.space.start(kwok, racks.command(Kwok().obtain(), admin, rack, index, self._pace))
@@ -167,6 +195,32 @@ class Cluster(AnyCluster):
             lambda: self.ready_nodes(f"{racks.RACK}={rack}").issuperset(names), f"{rack} Ready", 60, [kwok]
         )
         return names
+
+    def add_node(self, name: str = FIRST, handlers: Sequence[str] = ()) -> Node:
+        """A real node, Ready for pods.
+
+        Args:
+            name: of the node.
+            handlers: more runtime handlers for RuntimeClasses, each served by runc.
+        """
+        programs = Programs(
+            KubernetesNode().obtain(),
+            Containerd().obtain(),
+            CniPlugins().obtain(),
+            Runc().obtain(),
+            Nftables().obtain(),
+        )
+        node = Node(self.space, name, 1 + len(self.nodes), programs, handlers)
+        self.nodes[name] = node
+        self.power_on(node)
+        return node
+
+    def power_on(self, node: Node) -> None:
+        """Start a real node for the first time, or after its power was cut; it is Ready when this returns."""
+        node.start(self._plane, [images.pause(self.folder / "pause.tar")])
+        node.space.wait_until(
+            lambda: node.name in self.ready_nodes(), f"{node.name} Ready", 60, ["containerd", "kubelet"]
+        )
 
     def add_kinds(self, folder: Path) -> None:
         """Serve the custom resources that a folder's ``*.yaml`` define, and let its Stages live, by one KWOK more."""
@@ -186,13 +240,29 @@ class Cluster(AnyCluster):
 
     # Ways in.
 
-    def reach(self, address: str, port: int) -> int:
-        """A port on loopback that leads to an address inside: of a pod, a node or the control plane."""
-        return self.space.let_in(address, port)
+    def reach(self, address: str, port: int) -> str:
+        """``host:port`` on loopback that leads to an address inside; the same for the same."""
+        if (address, port) not in self._doors:
+            self._doors[address, port] = self.space.let_in(address, port)
+        return f"127.0.0.1:{self._doors[address, port]}"
 
     def wait_for_api(self, timeout: float = 60) -> None:
         """Wait until the API server says that it is ready."""
         self.space.wait_until(self._api_is_ready, "the API server", timeout, ["etcd", "apiserver"])
+
+    def _find(self, program: str) -> tuple[Space, str]:
+        """Where a program runs, and its name there."""
+        node, slash, name = program.rpartition("/")
+        if slash:
+            return self.nodes[node].space, name
+        if program in PROGRAMS:
+            (only,) = self.nodes.values()
+            return only.space, program
+        return self.space, program
+
+    @property
+    def _plane(self) -> ControlPlane:
+        return ControlPlane(self.folder, KubernetesServers().obtain(), Etcd().obtain(), self._pace)
 
     @property
     def _pace(self) -> Pace:
@@ -205,6 +275,7 @@ class Cluster(AnyCluster):
         run("ip", "link", "add", "nodes", "type", "bridge")
         run("ip", "address", "add", f"{control_plane.ADDRESS}/16", "dev", "nodes")
         run("ip", "link", "set", "nodes", "up")
+        run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
         self.space.start("etcd", plane.etcd())
         self.space.start("apiserver", plane.api_server())
         port = self.space.let_in("127.0.0.1", control_plane.API_PORT)

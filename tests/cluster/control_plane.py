@@ -147,6 +147,7 @@ class ControlPlane:
             "--use-service-account-credentials=true",
             f"--service-account-private-key-file={private}",
             f"--root-ca-file={self.authority.certificate}",
+            f"--flex-volume-plugin-dir={self.folder / 'volume-plugins'}",
             "--kube-api-qps=500",
             "--kube-api-burst=1000",
             "--node-monitor-period=1s",

@@ -9,19 +9,30 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import pytest
 
 from tests.cluster.any_cluster import AnyCluster
 from tests.cluster.cluster import Cluster
+from tests.parts.busybox import Busybox
+from tests.parts.cni import CniPlugins
+from tests.parts.containerd import Containerd
 from tests.parts.etcd import Etcd
-from tests.parts.kubernetes import KubernetesServers
+from tests.parts.kubernetes import KubernetesNode, KubernetesServers
 from tests.parts.kwok import Kwok
-from tests.parts.namespaces import Namespaces
+from tests.parts.namespaces import Namespaces, NodeMachine
+from tests.parts.nftables import Nftables
 from tests.parts.part import Part
+from tests.parts.runc import Runc
 
-__all__ = ["kubernetes", "namespace", "own_kubernetes"]
+__all__ = [
+    "kubernetes", "namespace", "own_kubernetes", "own_real_node", "real_namespace", "real_node",
+]  # fmt: skip
+
+#: What the control plane and racks need, and what a real node needs besides.
+FAST: Final = (Namespaces(), KubernetesServers(), Etcd(), Kwok())
+FULL: Final = (NodeMachine(), KubernetesNode(), Containerd(), CniPlugins(), Nftables(), Runc(), Busybox())
 
 SomePart = TypeVar("SomePart", bound=Part)
 
@@ -40,7 +51,7 @@ def kubernetes(
     if (named := named_cluster()) is not None:
         yield AnyCluster(named, tmp_path_factory.mktemp("clients"))
         return
-    for needed in (Namespaces(), KubernetesServers(), Etcd(), Kwok()):
+    for needed in FAST:
         part(needed)
     with Cluster.up() as cluster:
         cluster.add_tier_fast()
@@ -50,9 +61,7 @@ def kubernetes(
 @pytest.fixture(scope="session")
 def own_kubernetes(kubernetes: AnyCluster) -> Cluster:
     """The fast tier, for tests that break it or need its KWOK nodes; they mend what they break."""
-    if not isinstance(kubernetes, Cluster):
-        pytest.skip(f"it needs a cluster of our own, and {kubernetes.kubeconfig} is another")
-    return kubernetes
+    return _own(kubernetes)
 
 
 @pytest.fixture
@@ -60,3 +69,37 @@ def namespace(kubernetes: AnyCluster) -> Iterator[str]:
     """A namespace of the fast tier that no other test uses."""
     with kubernetes.namespace() as name:
         yield name
+
+
+@pytest.fixture(scope="session")
+def real_node(
+    part: Callable[[SomePart], SomePart], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[AnyCluster]:
+    """The full tier without racks, which a test may add: a control plane and ``real-1``, where pods really run."""
+    if (named := named_cluster()) is not None:
+        yield AnyCluster(named, tmp_path_factory.mktemp("clients"))
+        return
+    for needed in (*FAST, *FULL):
+        part(needed)
+    with Cluster.up() as cluster:
+        cluster.add_tier_full(nodes=0)
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def own_real_node(real_node: AnyCluster) -> Cluster:
+    """The full tier, for tests that break it; they mend what they break."""
+    return _own(real_node)
+
+
+@pytest.fixture
+def real_namespace(real_node: AnyCluster) -> Iterator[str]:
+    """A namespace of the full tier that no other test uses."""
+    with real_node.namespace() as name:
+        yield name
+
+
+def _own(cluster: AnyCluster) -> Cluster:
+    if not isinstance(cluster, Cluster):
+        pytest.skip(f"it needs a cluster of our own, and {cluster.kubeconfig} is another")
+    return cluster
