@@ -23,12 +23,12 @@ from schemas.flatten import (
     measured,
     working,
 )
+from schemas.liveness import LEAVING, State, Thresholds
 from schemas.node import Characterization, Measurement, Presence
 from schemas.workload import DesiredWorkload, WorkerStatus
 from services.rid.fresh import HEARD
 from services.rid.index import Index
 from services.rid.known import Known
-from services.rid.liveness import LEAVING, State, Thresholds
 
 #: How far behind the newest a sample may be and count as late; beyond, the node's clock was set back.
 _LATE: Final = 900.0
@@ -196,7 +196,7 @@ class Ingest:
 
     def _desired(self, workload: DesiredWorkload, now: float) -> None:
         node = self._of(workload.node)
-        if workload.state == "running":
+        if workload.state != "stopped":
             node.desired[workload.workload] = workload
         else:
             node.desired.pop(workload.workload, None)

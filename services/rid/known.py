@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from schemas.attributes import Value
 from schemas.cluster import ClusterNode
+from schemas.liveness import Pulse
 from schemas.workload import DesiredWorkload, WorkerStatus
-from services.rid.liveness import Pulse
 from services.rid.watch import Published
 
 Document = dict[str, Any]

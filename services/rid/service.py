@@ -25,6 +25,7 @@ from schemas.cluster import ClusterNode
 from schemas.errors import Conflict, InvalidDocument, InvalidQuery, MinicloudError, Unavailable
 from schemas.event import EventData, read_event
 from schemas.explained import Explanation
+from schemas.liveness import Thresholds
 from schemas.names import name_in
 from schemas.node import Characterization, Measurement, Presence
 from schemas.query import Answer
@@ -40,7 +41,6 @@ from services.rid.history import History
 from services.rid.index import Index
 from services.rid.ingest import Ingest
 from services.rid.kept import KeptQueries
-from services.rid.liveness import Thresholds
 from services.rid.profile import profile
 from services.rid.recovery import Recovery
 from services.rid.rows import RowIndex

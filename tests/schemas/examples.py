@@ -9,12 +9,13 @@ from docs.contract import REQUEST
 from schemas.cluster import ClusterNode
 from schemas.dead import DeadLetter
 from schemas.decision import Decision, DeploymentStatus
-from schemas.deployment import Cancellation, DeploymentRequest
+from schemas.deployment import Cancellation, DeploymentRequest, Migration
 from schemas.event import Event, EventData, event
 from schemas.federation import Heartbeat
 from schemas.kept import KeptQuery
 from schemas.node import Characterization, Measurement, Presence
 from schemas.resource import ResourceChange
+from schemas.trouble import NodeTrouble
 from schemas.workload import DesiredWorkload, ObservedWorkload, WorkerStatus
 
 WHEN = datetime(2026, 5, 4, 9, 30, 0, 125000, tzinfo=UTC)
@@ -102,6 +103,8 @@ DATA: tuple[EventData, ...] = (
             "rejected": [{"reason": "gpu is false", "attribute": "gpu", "wanted": True, "nodes": ["pi-4"]}],
             "placements": [{**_REPLICA, "cpu": 0.25, "memory": 1 << 26}],
             "attempts": [{**_REPLICA, "reason": "ImageNotFound"}],
+            "migrations": 17,
+            "unmoved": [{**_REPLICA, "reason": "CannotMigrate", "message": "no other node fits"}],
             "considered": 2,
             "decided_at": WHEN,
         }
@@ -142,6 +145,7 @@ DATA: tuple[EventData, ...] = (
         names=["queue.depth"],
         every=1,
     ),
+    Migration.model_validate({"replica": 0, "from": "pi-3", "to": "pi-4", "reason": "the fan is loud"}),
     ClusterNode.model_validate(
         {
             "node": "pi-3",
@@ -160,6 +164,34 @@ DATA: tuple[EventData, ...] = (
             "silent": {"kubevirt": "the cluster serves no VirtualMachine"},
             "allow_root": True,
             "version": "0.1.0",
+            "observed_at": WHEN,
+        }
+    ),
+    NodeTrouble.model_validate(
+        {
+            "node": "pi-3",
+            "troubles": [
+                {
+                    "what": "hot",
+                    "message": "temperature: 91 C, limit 85",
+                    "value": 91,
+                    "limit": 85,
+                    "unit": "C",
+                    "since": WHEN,
+                }
+            ],
+            "over": ["cpu"],
+            "deployments": ["hello"],
+            "workloads": [
+                {
+                    "workload": "hello-0",
+                    "deployment": "hello",
+                    "replica": 0,
+                    "runtime": "process",
+                    "state": "running",
+                    "since": WHEN,
+                }
+            ],
             "observed_at": WHEN,
         }
     ),

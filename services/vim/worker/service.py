@@ -62,6 +62,9 @@ class WorkerSettings(Settings):
     runc: str | None = None
     qemu: str | None = None
     plain_registries: str = Field(default="", description="host:port, separated by commas, read without TLS")
+    foreign_machines: bool = Field(default=False, description="emulate kernels for other machines")
+    folders: str = Field(default="", description="folders that unikernels may mount, separated by commas")
+    writable_folders: str = Field(default="", description="those of them that they may write to")
 
     def engine(self) -> EngineSettings:
         """What of it the engine needs."""
@@ -78,8 +81,15 @@ class WorkerSettings(Settings):
             outbound=self.outbound,
             runc=self.runc,
             qemu=self.qemu,
-            plain_registries=tuple(filter(None, (host.strip() for host in self.plain_registries.split(",")))),
+            plain_registries=_listed(self.plain_registries),
+            foreign_machines=self.foreign_machines,
+            folders=_listed(self.folders),
+            writable_folders=_listed(self.writable_folders),
         )
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, (item.strip() for item in text.split(","))))
 
 
 class Worker:
@@ -165,7 +175,7 @@ class Worker:
             return
         self._others.discard(name)
         self._desired[name] = desired
-        if desired.state == "running":
+        if desired.state != "stopped":
             if told is None or not self._is_over(desired, told):
                 self._apply(desired)
         elif not self._engine.withdraw(name):
