@@ -67,7 +67,7 @@ class Kept:
             (self.cgroup / "pod/cgroup.procs").write_text(str(sleeper.pid))
 
     def nothing_is_left(self) -> bool:
-        alive = [process for process in self.inside if process.is_running() and process.status() != "zombie"]
+        alive = [process for process in self.inside if keeper.lives(process)]
         return not alive and not self.folder.exists() and not self.cgroup.exists()
 
 
