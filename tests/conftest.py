@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -92,7 +94,8 @@ def part(request: pytest.FixtureRequest) -> Callable[[SomePart], SomePart]:
 
     def need(wanted: SomePart) -> SomePart:
         try:
-            wanted.obtain()
+            with _untimed():
+                wanted.obtain()
         except PartMissing as missing:
             node = os.environ.get("PYTEST_CURRENT_TEST", "").split(" ")[0]
             _, tests = request.config.stash[_MISSING].setdefault(wanted.name, (str(missing), set()))
@@ -103,6 +106,16 @@ def part(request: pytest.FixtureRequest) -> Callable[[SomePart], SomePart]:
         return wanted
 
     return need
+
+
+@contextmanager
+def _untimed() -> Iterator[None]:
+    """The test's own time stands still: making a part may take minutes, once."""
+    left = signal.setitimer(signal.ITIMER_REAL, 0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *left)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

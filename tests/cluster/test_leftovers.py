@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -17,7 +18,9 @@ from tests.cluster import keeper
 from tests.cluster.any_cluster import AnyCluster, until
 from tests.cluster.fixtures import FAST, FULL
 from tests.cluster.node import KERNEL
-from tests.parts.part import Part
+from tests.journey.test_ordinary_user import NOBODY, open_to_all, python_for_all
+from tests.parts.kubernetes import KubernetesServers
+from tests.parts.part import Part, cache
 
 _CHECKOUT: Final = Path(__file__).parents[2]
 #: Where Kubernetes, containerd and CNI put things by themselves.
@@ -137,3 +140,43 @@ def test_a_whole_cluster_leaves_nothing_when_its_owner_is_killed(
     owner.kill()
     owner.communicate()
     until(lambda: machine.traces(processes) == [], "the end")
+
+
+def test_an_ordinary_user_gets_the_fast_tier_and_hears_why_not_the_full_one(
+    name: str, tmp_path: Path
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("whoever runs this is an ordinary user: all other tests of the fast tier say it")
+    python, libraries = python_for_all()
+    for needed in (Path(__file__), KubernetesServers().obtain()):
+        if not open_to_all(needed):
+            pytest.skip(f"an ordinary user may not read {needed}")
+    with tempfile.TemporaryDirectory() as home:
+        (Path(home) / "parts").symlink_to(cache())
+        os.chown(home, NOBODY, NOBODY)
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": home,
+            "MINICLOUD_PARTS": f"{home}/parts",
+            "MINICLOUD_CLUSTER": name,
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONPATH": f"{_CHECKOUT}:{libraries}",
+        }
+
+        def cluster(*words: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [python, "-m", "tests.cluster", *words], cwd=_CHECKOUT, env=environment, user=NOBODY, group=NOBODY,
+                extra_groups=[], capture_output=True, text=True, timeout=150, check=False,
+            )  # fmt: skip
+
+        full = cluster("up", "full")
+        assert full.returncode == 1
+        assert "a real node needs root" in full.stderr
+        up = cluster("up", "fast")
+        try:
+            assert up.returncode == 0, up.stderr
+            kubeconfig = Path(up.stdout.removeprefix("export KUBECONFIG=").strip())
+            assert len(AnyCluster(kubeconfig, tmp_path).ready_nodes()) == 40
+        finally:
+            cluster("down")
+        assert [path.name for path in (Path(home) / "clusters").iterdir()] == [".lock"]
