@@ -113,7 +113,10 @@ class PodSet:
         name = self._ours.name(newest.deployment, newest.runtime)
         lying = next((one for one in seen.of(DEPLOYMENTS) if name_of(one) == name), None)
         places = self._places(group, newest, body, lying, seen)
+        identity = self._identity(newest, body, seen)
         made = self._template(newest, body, places, seen)
+        # What a pod came from; nothing in it says a generation, so that the same goes on unharmed.
+        made["metadata"]["annotations"][SPEC] = identity
         metadata = self._metadata(newest, name)
         metadata["annotations"][NODES] = json.dumps(
             {"chosen": places.chosen, "allowed": places.allowed, "constraint": places.constraint}
@@ -161,8 +164,8 @@ class PodSet:
 
     def _identity(self, level: DesiredWorkload, body: Body, seen: Seen) -> str:
         """What pods of this level came from, whatever nodes they were given to choose from."""
-        made = self._template(level, body, Places((level.node,), (level.node,)), seen)
-        return str(made["metadata"]["annotations"][SPEC])
+        nodes = (level.node, *level.candidates)
+        return core(self._template(level, body, Places(nodes, nodes), seen))
 
     def _template(
         self, level: DesiredWorkload, body: Body, places: Places, seen: Seen, restart: str = "Always"
@@ -179,8 +182,6 @@ class PodSet:
         )
         made["spec"].update(body.spec)
         made["metadata"]["annotations"].update(body.annotations)
-        # What a pod came from; nothing in it says a generation, so that the same goes on unharmed.
-        made["metadata"]["annotations"][SPEC] = core(made)
         return made
 
     def _job(self, want: Want, seen: Seen) -> Wanted:
