@@ -155,11 +155,13 @@ class File(Document):
         path: below the workload's folder, without `..`.
         content: text, at most 256 KiB.
         mode: permission bits as a number; 420 is 0644.
+        secret: whether a cluster keeps it as a Secret.
     """
 
     path: Annotated[str, StringConstraints(pattern=r"^/?[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$", max_length=512)]
     content: str = Field(max_length=256 * 1024)
     mode: int = Field(default=0o644, ge=0, le=0o777)
+    secret: bool = False
 
     @field_validator("path")
     @classmethod
