@@ -122,6 +122,7 @@ def permissions(role: Role, name: str, minicloud: str, own_nodes: Iterable[str] 
                 publish=(
                     subjects.request(),
                     subjects.cancel(),
+                    subjects.migrate(),
                     f"{subjects.root}.storage.>",
                     f"{subjects.root}.svc.>",
                 ),

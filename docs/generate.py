@@ -15,7 +15,8 @@ import yaml
 
 from docs.contract import contract
 from schemas import asyncapi, jsonschema
-from services.rid import openapi
+from services.rid import openapi as rid_openapi
+from services.vim import openapi as vim_openapi
 
 REFERENCE: Final = Path(__file__).parent / "reference"
 _VERSION: Final = "1.0.0"
@@ -40,9 +41,9 @@ def files() -> dict[str, str]:
     }
     for name, schema in jsonschema.documents().items():
         written[f"schemas/{name}.json"] = json.dumps(schema, indent=2) + "\n"
-    written["rid-openapi.json"] = (
-        json.dumps({"x-generated": jsonschema.GENERATED, **openapi.document()}, indent=2) + "\n"
-    )
+    for service, described_in in (("rid", rid_openapi.document()), ("vim", vim_openapi.document())):
+        whole = {"x-generated": jsonschema.GENERATED, **described_in}
+        written[f"{service}-openapi.json"] = json.dumps(whole, indent=2) + "\n"
     return written
 
 

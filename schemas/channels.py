@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from schemas.cluster import ClusterNode
 from schemas.dead import DeadLetter
 from schemas.decision import Decision, DeploymentStatus
-from schemas.deployment import Cancellation, DeploymentRequest
+from schemas.deployment import Cancellation, DeploymentRequest, Migration
 from schemas.event import EventData
 from schemas.explained import AttributesSeen, Explanation
 from schemas.federation import Heartbeat
@@ -34,10 +34,13 @@ from schemas.verbs import (
     ListDeployments,
     Logs,
     LogsRequest,
+    MigrateDeployment,
     Nothing,
     QueryParts,
+    ScaleDeployment,
     WhichDeployment,
     WhichNode,
+    Wished,
 )
 from schemas.workload import DesiredWorkload, ObservedWorkload, WorkerStatus
 
@@ -156,6 +159,7 @@ CHANNELS: Final = (
     Channel("resource", Subjects.resource, ResourceChange, ("rid",), ("rid",)),
     Channel("request", Subjects.request, DeploymentRequest, ("user",), ("vim",), bare=True),
     Channel("cancel", Subjects.cancel, Cancellation, ("user",), ("vim",), bare=True),
+    Channel("migrate", Subjects.migrate, Migration, ("user",), ("vim",), bare=True),
     Channel("decision", Subjects.decision, Decision, ("vim",), ("vim",)),
     Channel("status", Subjects.status, DeploymentStatus, ("vim",), ("vim",), retained=True),
     Channel("question", Subjects.question, KeptQuery, ("rid",), ("rid",)),
@@ -181,6 +185,17 @@ VERBS: Final = (
     Verb("rid", "kept", Nothing, KeptQueries, "The queries that are kept."),
     Verb("vim", "list", ListDeployments, Deployments, "All deployments with their states."),
     Verb("vim", "get", WhichDeployment, DeploymentDetail, "One deployment with its decision and status."),
+    Verb("vim", "scale", ScaleDeployment, Wished, "Another number of replicas; nothing else changes."),
+    Verb("vim", "migrate", MigrateDeployment, Wished, "Have replicas run on another node."),
+    Verb("vim", "pause", WhichDeployment, Wished, "Have every replica stand still where it is."),
+    Verb("vim", "resume", WhichDeployment, Wished, "Have them go on."),
+    Verb(
+        "vim",
+        "whatif",
+        DeploymentRequest,
+        Decision,
+        "What would be decided now; nothing is done or reserved.",
+    ),
     Verb("worker", "logs", LogsRequest, Logs, "What a workload printed.", instance="node"),
     Verb("cluster", "logs", LogsRequest, Logs, "What a workload of a cluster printed.", instance="cluster"),
 )

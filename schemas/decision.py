@@ -38,7 +38,7 @@ DeploymentState = Literal[
 #: States after which nothing happens by itself.
 FINAL_STATES: frozenset[str] = frozenset({"rejected", "stopped", "completed", "failed"})
 #: States that answer "did it come up?".
-SETTLED_STATES: frozenset[str] = FINAL_STATES | {"running", "unschedulable"}
+SETTLED_STATES: frozenset[str] = FINAL_STATES | {"running", "paused", "unschedulable"}
 
 
 class Candidate(_Part):
@@ -93,7 +93,7 @@ class Placement(_Part):
     """Where one replica runs, by what, and what is reserved for it (cores, bytes, overhead included).
 
     ``driver`` is who makes it so: the node's worker or that of its ``cluster``; ``engine`` is what runs it
-    there, as the node offers it.
+    there, as the node offers it; ``moved_from`` is the node that it leaves because somebody wished so.
     """
 
     replica: int
@@ -107,10 +107,15 @@ class Placement(_Part):
     memory: int = 0
     memory_overhead: int = 0
     reason: str = ""
+    moved_from: Token | None = None
 
 
 class Decision(EventData):
-    """Where a deployment runs and why: every candidate's score, every rejection's reason."""
+    """Where a deployment runs and why: every candidate's score, every rejection's reason.
+
+    ``migrations`` is the revision of the last wish to migrate that it answers; ``unmoved`` are the
+    replicas that could not be moved as was wished, and why.
+    """
 
     event_type: ClassVar[str] = "minicloud.deployment.decided.v1"
 
@@ -126,6 +131,8 @@ class Decision(EventData):
     rejected: list[Rejection] = []
     placements: list[Placement] = []
     attempts: list[Attempt] = []
+    migrations: int = 0
+    unmoved: list[Attempt] = []
     coverage: list[dict[str, Any]] = []
     considered: int = 0
     decided_at: datetime

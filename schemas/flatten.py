@@ -181,7 +181,7 @@ def allocatable(static: Mapping[str, Value], desired: Iterable[DesiredWorkload])
         desired: its desired workloads; stopped ones reserve nothing.
     """
     cores, memory = static.get("cpu.cores"), static.get("memory.total")
-    running = [workload for workload in desired if workload.state == "running"]
+    running = [workload for workload in desired if workload.state != "stopped"]
     left: dict[str, Value] = {}
     if isinstance(cores, (int, float)):
         left["allocatable.cpu"] = max(0.0, cores - sum(workload.cpu or 0.0 for workload in running))

@@ -115,6 +115,10 @@ class Subjects:
         """The wish that a deployment ends; published by users."""
         return self._at("deployment", deployment, "cancel")
 
+    def migrate(self, deployment: str = ANY) -> str:
+        """The wish that replicas of a deployment run elsewhere; published by users."""
+        return self._at("deployment", deployment, "migrate")
+
     def decision(self, deployment: str = ANY) -> str:
         """Where a deployment runs and why; published by vim."""
         return self._at("deployment", deployment, "decision")

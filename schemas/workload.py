@@ -17,7 +17,17 @@ from schemas.names import Token
 from schemas.node import Acceleration, Driver, RuntimeName, _Part
 
 WorkloadState = Literal[
-    "creating", "starting", "running", "degraded", "stopping", "stopped", "completed", "failed", "unknown"
+    "creating",
+    "starting",
+    "running",
+    "degraded",
+    "migrating",
+    "paused",
+    "stopping",
+    "stopped",
+    "completed",
+    "failed",
+    "unknown",
 ]
 LimitsBy = Literal["cgroup-v1", "cgroup-v2", "none"]
 
@@ -31,7 +41,8 @@ class DesiredWorkload(EventData):
     """What should run on a node. ``(deployment, generation)`` decides, never arrival.
 
     ``cpu`` in cores and ``memory`` in bytes are the limits that the kernel enforces;
-    ``memory_overhead`` is what the runtime itself takes on top and is reserved with it.
+    ``memory_overhead`` is what the runtime itself takes on top and is reserved with it. What is `paused`
+    is there and stands still. A later generation that is the same but for its state goes on with the same run.
 
     ``driver`` says whose it is: that of the node's own worker, or of the worker of ``cluster``. Whoever else
     reads the level runs nothing. For a cluster, ``candidates`` are the other nodes of it that its scheduler
@@ -45,7 +56,7 @@ class DesiredWorkload(EventData):
     generation: int = Field(ge=1)
     replica: int = Field(ge=0)
     node: Token
-    state: Literal["running", "stopped"]
+    state: Literal["running", "paused", "stopped"]
     runtime: RuntimeName
     driver: Driver = "host"
     cluster: Token | None = None

@@ -196,7 +196,7 @@ class Ingest:
 
     def _desired(self, workload: DesiredWorkload, now: float) -> None:
         node = self._of(workload.node)
-        if workload.state == "running":
+        if workload.state != "stopped":
             node.desired[workload.workload] = workload
         else:
             node.desired.pop(workload.workload, None)

@@ -73,7 +73,7 @@ class LevelDriver:
     async def _end(self, life: Life, places: list[Place]) -> None:
         for place in places:
             desired = life.desired[place]
-            if desired.state == "running" or place in life.spoiled:
+            if desired.state != "stopped" or place in life.spoiled:
                 level = desired.model_copy(update={"state": "stopped", "env": {}, "files": []})
                 await self._write(life, place, level)
 
@@ -103,7 +103,7 @@ def _may_end(life: Life, decision: Decision, place: Place) -> bool:
     if decision.request.on_loss.singleton and not _within(life.desired[place], successor.cluster):
         return True
     observed = life.seen(successor, decision.generation)
-    return observed is not None and observed.state in ("running", "completed")
+    return observed is not None and observed.state in ("running", "paused", "completed")
 
 
 def _within(level: DesiredWorkload, cluster: str | None) -> bool:
@@ -120,7 +120,7 @@ def _level(decision: Decision, placement: Placement, before: DesiredWorkload | N
         generation=decision.generation,
         replica=placement.replica,
         node=placement.node,
-        state="running",
+        state="paused" if request.paused else "running",
         runtime=placement.runtime,
         driver=placement.driver,
         cluster=placement.cluster,
@@ -158,7 +158,7 @@ def _candidates(decision: Decision, placement: Placement, before: DesiredWorkloa
     if placement.cluster is None:
         return []
     same = before and (before.generation, before.cluster) == (decision.generation, placement.cluster)
-    if before and same and before.state == "running" and before.candidates:
+    if before and same and before.state != "stopped" and before.candidates:
         return before.candidates
     alike = (placement.cluster, placement.runtime, placement.engine)
     return [

@@ -12,6 +12,7 @@ from schemas.decision import Enforcement
 from schemas.deployment import DeploymentRequest
 from schemas.errors import InvalidDocument, InvalidQuery
 from schemas.query import parse_query
+from services.vim.offer import beyond_a_disk
 from services.vim.question import narrowed
 
 _BY_THE_NODE = "the node's worker"
@@ -80,6 +81,9 @@ def _what(request: DeploymentRequest, found: _Findings) -> None:
     for runtime in request.runtimes:
         found.hold(f"images.{runtime}", f"{_BY_THE_NODE}: it runs this image, or fails and says why")
     _kernels(request, found)
+    if set(request.runtimes) == {"vm"}:
+        for beyond in beyond_a_disk(request):
+            found.refuse(beyond.field, beyond.message, beyond.expected)
     if request.env:
         found.hold("env", f"{_BY_THE_NODE}: the environment of the workload")
     if request.files:
@@ -95,14 +99,12 @@ def _what(request: DeploymentRequest, found: _Findings) -> None:
 
 
 def _kernels(request: DeploymentRequest, found: _Findings) -> None:
-    """What only one of the two that boot a kernel can have."""
-    unikernel, vm = request.images.unikernel, request.images.vm
+    """What is a unikernel's own."""
+    unikernel = request.images.unikernel
     if unikernel and unikernel.folders:
         found.hold("images.unikernel.folders", f"{_BY_THE_NODE}: mounted where its settings offer the folder")
     if unikernel and unikernel.disk:
         found.refuse("images.unikernel.disk", "a unikernel has no disk", "files or folders")
-    if vm and vm.folders:
-        found.refuse("images.vm.folders", "a VM mounts no folders of the node", "a disk, or files")
 
 
 def _where(request: DeploymentRequest, found: _Findings) -> None:
@@ -171,6 +173,10 @@ def _how(request: DeploymentRequest, found: _Findings) -> None:
     if request.on_loss.singleton:
         found.hold(
             "onLoss.singleton", "reconciliation: never started before the last one is known to have ended"
+        )
+    if request.paused:
+        found.hold(
+            "paused", f"{_BY_THE_NODE}: what runs is frozen by the kernel, or its machine stopped by QEMU"
         )
     if request.priority:
         found.hold("priority", "the order in which waiting deployments are placed; nothing is preempted")

@@ -83,7 +83,13 @@ PUBLISH: dict[str, tuple[list[str], list[str]]] = {
         ],
     ),
     "user": (
-        ["deployment.x.request", "deployment.x.cancel", "svc.rid.query", "storage.bucket.photos.policy"],
+        [
+            "deployment.x.request",
+            "deployment.x.cancel",
+            "deployment.x.migrate",
+            "svc.rid.query",
+            "storage.bucket.photos.policy",
+        ],
         [
             "deployment.x.status",
             "deployment.x.decision",
@@ -100,7 +106,8 @@ PUBLISH: dict[str, tuple[list[str], list[str]]] = {
             "svc.rid.keep",
             "deployment.x.request",
             "deployment.x.cancel",
-            "svc.vim.cancel",
+            "deployment.x.migrate",
+            "svc.vim.scale",
             "node.pi-3.metrics",
             "resource.pi-3",
         ],

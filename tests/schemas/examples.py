@@ -9,7 +9,7 @@ from docs.contract import REQUEST
 from schemas.cluster import ClusterNode
 from schemas.dead import DeadLetter
 from schemas.decision import Decision, DeploymentStatus
-from schemas.deployment import Cancellation, DeploymentRequest
+from schemas.deployment import Cancellation, DeploymentRequest, Migration
 from schemas.event import Event, EventData, event
 from schemas.federation import Heartbeat
 from schemas.kept import KeptQuery
@@ -102,6 +102,8 @@ DATA: tuple[EventData, ...] = (
             "rejected": [{"reason": "gpu is false", "attribute": "gpu", "wanted": True, "nodes": ["pi-4"]}],
             "placements": [{**_REPLICA, "cpu": 0.25, "memory": 1 << 26}],
             "attempts": [{**_REPLICA, "reason": "ImageNotFound"}],
+            "migrations": 17,
+            "unmoved": [{**_REPLICA, "reason": "CannotMigrate", "message": "no other node fits"}],
             "considered": 2,
             "decided_at": WHEN,
         }
@@ -142,6 +144,7 @@ DATA: tuple[EventData, ...] = (
         names=["queue.depth"],
         every=1,
     ),
+    Migration.model_validate({"replica": 0, "from": "pi-3", "to": "pi-4", "reason": "the fan is loud"}),
     ClusterNode.model_validate(
         {
             "node": "pi-3",

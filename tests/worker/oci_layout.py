@@ -41,6 +41,12 @@ def link(target: str, *, hard: bool = False) -> tarfile.TarInfo:
     return info
 
 
+def _rootfs(layers: list[bytes]) -> dict[str, Any]:
+    """What the layers are unpacked; containerd refuses images that do not say."""
+    unpacked = [gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data for data in layers]
+    return {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(data).hexdigest()}" for data in unpacked]}
+
+
 class LayoutWriter:
     """A layout in the making."""
 
@@ -72,7 +78,9 @@ class LayoutWriter:
         document = {
             "schemaVersion": 2,
             "mediaType": MANIFEST,
-            "config": self.blob({**where, **(more or {}), "config": config}, CONFIG),
+            "config": self.blob(
+                {**where, **(more or {}), "config": config, "rootfs": _rootfs(layers)}, CONFIG
+            ),
             "layers": [
                 {**one, **({"annotations": notes} if notes else {})}
                 for one, notes in zip(written, annotations or [{}] * len(written), strict=True)

@@ -144,6 +144,24 @@ class QemuRuntime:
         """Once QEMU has opened its control socket, its machine runs."""
         return (place.folder.machine / "qmp.sock").exists()
 
+    async def pause(self, place: Place, child: Proc) -> None:  # noqa: ARG002
+        """QEMU stops its machine: the guest's processors, and its clock with them.
+
+        Raises:
+            CannotRun: ``CannotPause``.
+        """
+        try:
+            await _control(place.folder.machine, "stop")
+        except (OSError, TimeoutError, ValueError) as error:
+            raise CannotRun("CannotPause", f"QEMU does not stop its machine: {error!r}") from error
+
+    async def resume(self, place: Place, child: Proc) -> None:  # noqa: ARG002
+        """QEMU lets its machine go on."""
+        try:
+            await _control(place.folder.machine, "cont")
+        except (OSError, TimeoutError, ValueError) as error:
+            raise CannotRun("CannotResume", f"QEMU does not let its machine go on: {error!r}") from error
+
     async def ask_to_end(self, place: Place, child: Proc) -> None:
         """A VM gets the power button; a unikernel, which has no such thing, is switched off."""
         try:

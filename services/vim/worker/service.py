@@ -175,7 +175,7 @@ class Worker:
             return
         self._others.discard(name)
         self._desired[name] = desired
-        if desired.state == "running":
+        if desired.state != "stopped":
             if told is None or not self._is_over(desired, told):
                 self._apply(desired)
         elif not self._engine.withdraw(name):
