@@ -18,6 +18,7 @@ from services.vim.cluster.pod import container_of
 from services.vim.cluster.podset import Body
 from services.vim.cluster.settings import ClusterSettings
 from services.vim.overhead import overhead_of
+from services.vim.urunc import urunc_annotations, urunc_cannot
 from services.vim.worker.cpio import archive
 from services.vim.worker.kernel import parameter_of, parts_of, unikernel_line, unikernel_start, word_of
 from services.vim.worker.machine import hardware, network
@@ -30,7 +31,6 @@ _RUN: Final = "/run/minicloud"
 _FILES: Final = "/run/files"
 #: What Kubernetes holds in one Secret, with room for what is around it.
 _MOST_FILES: Final = 1_000_000
-_URUNC: Final = "com.urunc.unikernel"
 #: Where KubeVirt's masquerade puts a guest, and who it asks.
 _IN_KUBEVIRT: Final = "10.0.2.2/24:10.0.2.1"
 
@@ -81,24 +81,8 @@ def in_urunc(level: DesiredWorkload, settings: ClusterSettings) -> Body:
     container = container_of(level, settings)
     container["env"] = [{"name": name, "value": _itself(value)} for name, value in level.env.items()]
     _, arguments = parts_of(_arguments(level))
-    values = {
-        "unikernelType": "unikraft",
-        "hypervisor": "qemu",
-        "binary": KERNEL,
-        "cmdline": " ".join(map(word_of, arguments)) or " ",  # required, so it is never empty
-    }
-    annotations = {f"{_URUNC}.{name}": _coded(value) for name, value in values.items()}
-    return Body(container, spec={"runtimeClassName": settings.urunc_class}, annotations=annotations)
-
-
-def urunc_cannot(env: dict[str, str], *, has_files: bool) -> str | None:
-    """Why urunc cannot run a unikernel that needs these; None if it can."""
-    if has_files:
-        return "it gives a unikernel no files"
-    for name, value in env.items():
-        if not value or any(character in value for character in " \t\"'\\[]"):
-            return f"it passes the environment on unquoted, and {name} would not arrive as it is"
-    return None
+    told = urunc_annotations(KERNEL, " ".join(map(word_of, arguments)))
+    return Body(container, spec={"runtimeClassName": settings.urunc_class}, annotations=told)
 
 
 def boot_by_kubevirt(level: DesiredWorkload, machine: Object) -> Object:
@@ -166,8 +150,3 @@ def _files(level: DesiredWorkload, ours: Ours) -> Wanted:
 def _itself(text: str) -> str:
     """Kubernetes would put another variable's value in place of ``$(NAME)``; every ``$$`` is one ``$`` to it."""
     return text.replace("$", "$$")
-
-
-def _coded(value: str) -> str:
-    """Urunc 0.5.0 decodes whatever happens to be base64, ``qemu`` too: coded, nothing is left to chance."""
-    return base64.b64encode(value.encode()).decode()
