@@ -80,7 +80,7 @@ def _what(request: DeploymentRequest, found: _Findings) -> None:
     found.hold("runtimes", "placement: the first runtime that fits on some node wins")
     for runtime in request.runtimes:
         found.hold(f"images.{runtime}", f"{_BY_THE_NODE}: it runs this image, or fails and says why")
-    _kernels(request, found)
+    _unikernel(request, found)
     if set(request.runtimes) == {"vm"}:
         for beyond in beyond_a_disk(request):
             found.refuse(beyond.field, beyond.message, beyond.expected)
@@ -98,8 +98,8 @@ def _what(request: DeploymentRequest, found: _Findings) -> None:
         found.refuse("data", "no storage service serves buckets in this minicloud", "a request without data")
 
 
-def _kernels(request: DeploymentRequest, found: _Findings) -> None:
-    """What is a unikernel's own."""
+def _unikernel(request: DeploymentRequest, found: _Findings) -> None:
+    """What a unikernel can have, and what it cannot."""
     unikernel = request.images.unikernel
     if unikernel and unikernel.folders:
         found.hold("images.unikernel.folders", f"{_BY_THE_NODE}: mounted where its settings offer the folder")
