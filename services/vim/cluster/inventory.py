@@ -104,6 +104,10 @@ class Inventory:
     def __len__(self) -> int:
         return len(self._nodes)
 
+    def document(self, name: str) -> Object:
+        """A node as Kubernetes describes it."""
+        return self._nodes[name]
+
     def by_node(self, node: str) -> Machine | None:
         """A node by its name on the bus."""
         return self._machines.get(self._by_node.get(node, ""))
