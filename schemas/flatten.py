@@ -19,6 +19,7 @@ from schemas.workload import DesiredWorkload, WorkerStatus
 _YES: Final = frozenset({"true", "yes", "1", "on"})
 _BYTES: Final = frozenset(name for name, attribute in ATTRIBUTES.items() if attribute.unit == "B")
 _ABSURD: Final = 2**63
+_LONGEST_WHY: Final = 200
 #: The label that makes a node part of the storage pool.
 STORAGE_LABEL: Final = "storage.worker"
 #: What is said of a node by others than its agent.
@@ -169,6 +170,7 @@ def clustered(cluster: ClusterNode | None, facts: Mapping[str, Value]) -> dict[s
     for runtime in cluster.runtimes:
         engines.setdefault(runtime.name, set()).add(runtime.engine)
     known.update({f"cluster.engine.{name}": sorted(names) for name, names in engines.items()})
+    known.update({f"cluster.without.{engine}": why[:_LONGEST_WHY] for engine, why in cluster.silent.items()})
     known.update({f"cluster.label.{name}": value for name, value in cluster.labels.items()})
     return {name: value for name, value in known.items() if _can_be_held(value) and NAME.fullmatch(name)}
 
