@@ -21,7 +21,7 @@ ROLES: Final[tuple[Role, ...]] = get_args(Role)
 
 # What readers may read; leases are the services' own affair.
 _READABLE: Final = tuple(stream for stream in STREAMS if stream.kind != "leases")
-_BY_SERVICES_AND_NODES: Final = ("characterizations", "metrics", "presence", "resources", "dead")
+_BY_SERVICES_AND_NODES: Final = ("characterizations", "metrics", "presence", "troubles", "resources", "dead")
 # The verbs of rid that tell and change nothing.
 _ASKING: Final = ("query", "node", "nodes", "attributes", "explain", "watch")
 # What an MQTT client needs so that the broker can deliver to it at QoS 1 and 2.

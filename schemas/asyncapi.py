@@ -38,6 +38,7 @@ _ABOUT_PARTIES: Final[dict[Party, str]] = {
     "viewer": "A person or program that only reads; by NATS or MQTT.",
     "rid": "The resource index.",
     "vim": "The deployer.",
+    "monitor": "The monitor of nodes.",
     "service": "Any service.",
     "minicloud": "The resource index of another minicloud; by NATS, on the links between them only.",
 }

@@ -27,6 +27,7 @@ from schemas.node import Characterization, Measurement, Presence
 from schemas.query import Answer, Query
 from schemas.resource import ResourceChange
 from schemas.standing import Acknowledgement, Watched, Watching
+from schemas.trouble import NodeTrouble
 from schemas.verbs import (
     DeploymentDetail,
     Deployments,
@@ -44,9 +45,20 @@ from schemas.verbs import (
 )
 from schemas.workload import DesiredWorkload, ObservedWorkload, WorkerStatus
 
-#: Who speaks on the bus. ``rid`` and ``vim`` are services; ``service`` is any of them.
+#: Who speaks on the bus. ``rid``, ``vim`` and ``monitor`` are services; ``service`` is any of them.
 Party = Literal[
-    "agent", "fleet", "worker", "cluster", "device", "user", "viewer", "rid", "vim", "service", "minicloud"
+    "agent",
+    "fleet",
+    "worker",
+    "cluster",
+    "device",
+    "user",
+    "viewer",
+    "rid",
+    "vim",
+    "monitor",
+    "service",
+    "minicloud",
 ]
 PARTIES: Final[tuple[Party, ...]] = get_args(Party)
 _MQTT_ONLY: Final = frozenset({"agent", "fleet", "device"})
@@ -145,16 +157,31 @@ class Verb:
 
 CHANNELS: Final = (
     Channel(
-        "characterization", Subjects.characterization, Characterization, _NODES_SPEAKERS, ("rid", "cluster")
+        "characterization",
+        Subjects.characterization,
+        Characterization,
+        _NODES_SPEAKERS,
+        ("rid", "monitor", "cluster"),
     ),
-    Channel("metrics", Subjects.metrics, Measurement, _NODES_SPEAKERS, ("rid",), qos=0),
-    Channel("presence", Subjects.presence, Presence, _NODES_SPEAKERS, ("rid", "vim", "agent", "fleet")),
-    Channel("worker", Subjects.worker, WorkerStatus, ("worker",), ("rid", "vim")),
+    Channel("metrics", Subjects.metrics, Measurement, _NODES_SPEAKERS, ("rid", "monitor"), qos=0),
+    Channel(
+        "presence",
+        Subjects.presence,
+        Presence,
+        _NODES_SPEAKERS,
+        ("rid", "vim", "monitor", "agent", "fleet"),
+    ),
+    Channel("worker", Subjects.worker, WorkerStatus, ("worker",), ("rid", "vim", "monitor")),
     Channel("cluster", Subjects.cluster, ClusterNode, ("cluster",), ("rid", "vim", "cluster")),
     Channel("desired", Subjects.desired, DesiredWorkload, ("vim",), ("worker", "cluster", "rid", "vim")),
     Channel(
-        "observed", Subjects.observed, ObservedWorkload, ("worker", "cluster"), ("worker", "cluster", "vim")
+        "observed",
+        Subjects.observed,
+        ObservedWorkload,
+        ("worker", "cluster"),
+        ("worker", "cluster", "vim", "monitor"),
     ),
+    Channel("trouble", Subjects.trouble, NodeTrouble, ("monitor",), ("monitor",)),
     Channel("reading", Subjects.reading, None, ("device",), (), bare=True),
     Channel("resource", Subjects.resource, ResourceChange, ("rid",), ("rid",)),
     Channel("request", Subjects.request, DeploymentRequest, ("user",), ("vim",), bare=True),

@@ -20,6 +20,8 @@ from schemas.quantities import Bytes, Cores, Seconds
 
 Restart = Literal["always", "on-failure", "never"]
 EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
+#: The name of an object in Kubernetes.
+ObjectName = Annotated[str, StringConstraints(max_length=253, pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
 #: Fields that came after the first requests were kept; at their default they are no part of the identity.
 _YOUNGER: Final = frozenset({"paused"})
 _Text = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")]
@@ -99,12 +101,81 @@ class KernelImage(Document):
         return self
 
 
+class CloudInit(Document):
+    """What a guest's cloud-init finds at its first boot (NoCloud).
+
+    Attributes:
+        user_data: a script or a `#cloud-config`.
+        network_data: its network, version 1 or 2.
+    """
+
+    user_data: str | None = Field(default=None, min_length=1, max_length=256 * 1024, alias="userData")
+    network_data: str | None = Field(default=None, min_length=1, max_length=64 * 1024, alias="networkData")
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if self.user_data is None and self.network_data is None:
+            raise BrokenRule("it is empty", expected="userData, networkData or both")
+        return self
+
+
+class MachineImage(Document):
+    """What a virtual machine boots from: a kernel as it is, or a disk that brings its own.
+
+    Nodes boot kernels by their own QEMU; disks are booted by KubeVirt, where a cluster has it.
+
+    Attributes:
+        kernel: the file of a kernel.
+        initrd: its initial RAM disk.
+        layout: the folder of an OCI layout with a kernel inside.
+        image: a reference in an OCI registry, with a kernel inside.
+        disk: the file of a disk image, beside a kernel.
+        arguments: the kernel's command line.
+        container_disk: a reference in an OCI registry, with a bootable disk inside; what is written is lost at its end.
+        data_volume: a DataVolume of the cluster's site.
+        claim: a PersistentVolumeClaim of the cluster's site.
+        cloud_init: what the guest of a disk is told at its first boot.
+    """
+
+    kernel: _Text | None = None
+    initrd: _Text | None = None
+    layout: _Text | None = None
+    image: _Text | None = None
+    disk: _Text | None = None
+    arguments: list[_Text] = []
+    container_disk: _Text | None = Field(default=None, alias="containerDisk")
+    data_volume: ObjectName | None = Field(default=None, alias="dataVolume")
+    claim: ObjectName | None = None
+    cloud_init: CloudInit | None = Field(default=None, alias="cloudInit")
+
+    @property
+    def boots_a_disk(self) -> bool:
+        """Whether the kernel is on the disk, so that nobody outside gives it arguments."""
+        return bool(self.container_disk or self.data_volume or self.claim)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        _exactly_one(self, "kernel", "layout", "image", "container_disk", "data_volume", "claim")
+        wrong = [name for name in ("initrd", "disk", "arguments") if getattr(self, name)]
+        if self.boots_a_disk and wrong:
+            raise BrokenRule(
+                f"{', '.join(wrong)} cannot be given to a disk that brings its own kernel",
+                expected="a kernel, layout or image to boot, or none of these",
+            )
+        if self.cloud_init and not self.boots_a_disk:
+            raise BrokenRule(
+                "cloudInit needs a disk to boot", expected="containerDisk, dataVolume or claim beside it"
+            )
+        return self
+
+
 def _exactly_one(document: BaseModel, *fields: str) -> None:
-    given = [field for field in fields if getattr(document, field) is not None]
+    names = {field: type(document).model_fields[field].alias or field for field in fields}
+    given = [name for field, name in names.items() if getattr(document, field) is not None]
     if len(given) != 1:
         raise BrokenRule(
-            f"exactly one of {', '.join(fields)} is needed, got {', '.join(given) or 'none'}",
-            expected=f"one of {', '.join(fields)}",
+            f"exactly one of {', '.join(names.values())} is needed, got {', '.join(given) or 'none'}",
+            expected=f"one of {', '.join(names.values())}",
         )
 
 
@@ -115,13 +186,13 @@ class Images(Document):
         process: a program that the node has.
         container: a container.
         unikernel: an application that is its own kernel.
-        vm: a kernel with an operating system around it.
+        vm: a kernel with an operating system around it, or a disk that holds both.
     """
 
     process: ProcessImage | None = None
     container: ContainerImage | None = None
     unikernel: KernelImage | None = None
-    vm: KernelImage | None = None
+    vm: MachineImage | None = None
 
 
 class Resources(Document):
@@ -157,11 +228,13 @@ class File(Document):
         path: below the workload's folder, without `..`.
         content: text, at most 256 KiB.
         mode: permission bits as a number; 420 is 0644.
+        secret: whether a cluster keeps it as a Secret.
     """
 
     path: Annotated[str, StringConstraints(pattern=r"^/?[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$", max_length=512)]
     content: str = Field(max_length=256 * 1024)
     mode: int = Field(default=0o644, ge=0, le=0o777)
+    secret: bool = False
 
     @field_validator("path")
     @classmethod

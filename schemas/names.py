@@ -83,6 +83,10 @@ class Subjects:
         """What a Kubernetes cluster says of one of its nodes; published by the cluster's worker."""
         return self._at("node", node, "cluster")
 
+    def trouble(self, node: str = ANY) -> str:
+        """What is wrong with a node, and which deployments suffer; published by the monitor."""
+        return self._at("node", node, "trouble")
+
     def desired(self, node: str = ANY, workload: str = ANY) -> str:
         """What should run on a node; published by vim."""
         return self._at("node", node, "desired", workload)

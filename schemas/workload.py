@@ -21,6 +21,7 @@ WorkloadState = Literal[
     "starting",
     "running",
     "degraded",
+    "migrating",
     "paused",
     "stopping",
     "stopped",
@@ -45,7 +46,7 @@ class DesiredWorkload(EventData):
 
     ``driver`` says whose it is: that of the node's own worker, or of the worker of ``cluster``. Whoever else
     reads the level runs nothing. For a cluster, ``candidates`` are the other nodes of it that its scheduler
-    may choose, best first.
+    may choose, best first, and ``constraint`` stands for the conditions that they all met.
     """
 
     event_type: ClassVar[str] = "minicloud.workload.desired.v1"
@@ -61,6 +62,7 @@ class DesiredWorkload(EventData):
     cluster: Token | None = None
     engine: str | None = None
     candidates: list[Token] = []
+    constraint: str = ""
     acceleration: Acceleration | None = None
     image: dict[str, Any]
     cpu: float | None = None
@@ -118,6 +120,7 @@ class ObservedWorkload(EventData):
     endpoints: list[Endpoint] = []
     limits: dict[str, str] = {}
     restarts: int = 0
+    cluster: Token | None = None
     exit: Exit | None = None
     started_at: datetime | None = None
     observed_at: datetime

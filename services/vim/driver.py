@@ -6,10 +6,13 @@ cluster (``services/vim/cluster``) makes it so and writes what does run.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Final, Protocol
 
 from bus.bus import Bus
 from schemas.decision import Decision, Placement
+from schemas.deployment import DeploymentRequest
 from schemas.workload import DesiredWorkload, workload_name
 from services.vim.state import Life, Place
 
@@ -123,6 +126,7 @@ def _level(decision: Decision, placement: Placement, before: DesiredWorkload | N
         cluster=placement.cluster,
         engine=placement.engine,
         candidates=_candidates(decision, placement, before),
+        constraint=_constraint(request) if placement.cluster else "",
         acceleration=placement.acceleration,
         image=image.model_dump(exclude_none=True),
         cpu=request.resources.cpu,
@@ -138,6 +142,12 @@ def _level(decision: Decision, placement: Placement, before: DesiredWorkload | N
         spread=request.spread,
         priority=request.priority,
     )
+
+
+def _constraint(request: DeploymentRequest) -> str:
+    """What stands for the conditions that nodes had to meet."""
+    said = json.dumps([request.where, request.user], sort_keys=True, default=str)
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 def _candidates(decision: Decision, placement: Placement, before: DesiredWorkload | None) -> list[str]:

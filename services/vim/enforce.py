@@ -12,6 +12,7 @@ from schemas.decision import Enforcement
 from schemas.deployment import DeploymentRequest
 from schemas.errors import InvalidDocument, InvalidQuery
 from schemas.query import parse_query
+from services.vim.offer import beyond_a_disk
 from services.vim.question import narrowed
 
 _BY_THE_NODE = "the node's worker"
@@ -79,7 +80,10 @@ def _what(request: DeploymentRequest, found: _Findings) -> None:
     found.hold("runtimes", "placement: the first runtime that fits on some node wins")
     for runtime in request.runtimes:
         found.hold(f"images.{runtime}", f"{_BY_THE_NODE}: it runs this image, or fails and says why")
-    _kernels(request, found)
+    _unikernel(request, found)
+    if set(request.runtimes) == {"vm"}:
+        for beyond in beyond_a_disk(request):
+            found.refuse(beyond.field, beyond.message, beyond.expected)
     if request.env:
         found.hold("env", f"{_BY_THE_NODE}: the environment of the workload")
     if request.files:
@@ -94,15 +98,13 @@ def _what(request: DeploymentRequest, found: _Findings) -> None:
         found.refuse("data", "no storage service serves buckets in this minicloud", "a request without data")
 
 
-def _kernels(request: DeploymentRequest, found: _Findings) -> None:
-    """What only one of the two that boot a kernel can have."""
-    unikernel, vm = request.images.unikernel, request.images.vm
+def _unikernel(request: DeploymentRequest, found: _Findings) -> None:
+    """What a unikernel can have, and what it cannot."""
+    unikernel = request.images.unikernel
     if unikernel and unikernel.folders:
         found.hold("images.unikernel.folders", f"{_BY_THE_NODE}: mounted where its settings offer the folder")
     if unikernel and unikernel.disk:
         found.refuse("images.unikernel.disk", "a unikernel has no disk", "files or folders")
-    if vm and vm.folders:
-        found.refuse("images.vm.folders", "a VM mounts no folders of the node", "a disk, or files")
 
 
 def _where(request: DeploymentRequest, found: _Findings) -> None:

@@ -27,7 +27,11 @@ HOPELESS: Final = frozenset(
     }
 )
 #: Reasons for which a cluster does not start it now but may later: another place is better, if there is one.
-STUCK: Final = frozenset({"Unschedulable", "QuotaExceeded", "Refused", "OwnedByOthers", "ImagePullFailed"})
+STUCK: Final = frozenset(
+    {"Unschedulable", "QuotaExceeded", "Refused", "OwnedByOthers", "ImagePullFailed", "VolumeNotFound"}
+)
+#: Reasons for which a running machine did not reach a node of its cluster; it runs on where it was.
+STAYED: Final = frozenset({"NotMigratable", "MigrationFailed", "MigrationStuck"})
 #: How long a worker may take to say anything about what it was told to run.
 SILENT_AFTER: Final = timedelta(seconds=30)
 _WORST_FIRST: Final[tuple[DeploymentState, ...]] = (
@@ -119,14 +123,15 @@ def hopeless(life: Life, decision: Decision) -> list[Attempt]:
             replica=placement.replica,
             node=placement.node,
             runtime=placement.runtime,
-            cluster=placement.cluster,  # its scheduler had the choice of all that could run it
+            # The cluster's scheduler had the choice of all that could run it; a migration had not.
+            cluster=None if observed.reason in STAYED else placement.cluster,
             reason=observed.reason,
             message=observed.message,
         )
         for placement in decision.placements
         if (observed := life.seen(placement, decision.generation))
         and observed.state == "failed"
-        and observed.reason in HOPELESS
+        and observed.reason in HOPELESS | STAYED
     ]
 
 
@@ -156,7 +161,8 @@ def adrift(life: Life, decision: Decision, state: State, now: datetime) -> list[
             continue
         node = state.nodes.get(placement.node)
         if node and node.lost_since:
-            if now - node.lost_since > patience:
+            # A machine of KubeVirt is started elsewhere by its cluster, and only after fencing.
+            if placement.engine != "kubevirt" and now - node.lost_since > patience:
                 found.append(_attempt(placement, "NodeLost", f"{placement.node} is lost"))
         elif observed is None and now - decision.decided_at > max(patience, SILENT_AFTER):
             found.append(

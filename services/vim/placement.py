@@ -271,7 +271,7 @@ def _put(
 ) -> Placement:
     room.take(request, runtime, replica)
     by = room.offer(request, runtime)
-    cpu, memory, overhead = needs(request, runtime, by.engine if by else None)
+    cpu, memory, overhead = needs(request, runtime, by.engine if by else None, room.node.get("cpu.arch"))
     return Placement(
         replica=replica,
         node=room.name,

@@ -18,6 +18,7 @@ FIELDS: Final = [
     "name",
     "runtimes",
     "acceleration",
+    "cpu.arch",
     "cpu.cores",
     "memory.total",
     "memory.available",

@@ -15,18 +15,10 @@ from schemas.deployment import DeploymentRequest
 from schemas.node import RuntimeName
 from schemas.quantities import format_bytes, format_cores
 from services.vim.ledger import Reserved
-from services.vim.offer import Offer, offer
+from services.vim.offer import Offer, no_offer, offer
+from services.vim.overhead import overhead_of
 
 _MIB: Final = 1024 * 1024
-#: Memory that a runtime itself takes on top of the workload's, bytes (measured: QEMU's RSS beyond its guest).
-OVERHEAD: Final[dict[str, int]] = {
-    "process": 0,
-    "container": 8 * _MIB,
-    "unikernel": 64 * _MIB,
-    "vm": 64 * _MIB,
-}
-#: The same where the engine decides it: each virtual machine of KubeVirt has a pod around it.
-OVERHEAD_OF_ENGINE: Final[dict[str, int]] = {"kubevirt": 300 * _MIB, "kernel-boot": 300 * _MIB}
 #: Memory of a guest whose request does not say: a kernel must be given some.
 GUEST_MEMORY: Final[dict[str, int]] = {"unikernel": 64 * _MIB, "vm": 256 * _MIB}
 #: Cores are fractions: less than a thousandth of a millicore is nobody's.
@@ -34,11 +26,12 @@ _CRUMB: Final = 1e-6
 
 
 def needs(
-    request: DeploymentRequest, runtime: RuntimeName, engine: str | None = None
+    request: DeploymentRequest, runtime: RuntimeName, engine: str | None = None, arch: str | None = None
 ) -> tuple[float, int, int]:
     """Cores, bytes and bytes of overhead that one replica is charged in ``runtime`` run by ``engine``."""
     memory = request.resources.memory or GUEST_MEMORY.get(runtime, 0)
-    return request.resources.cpu or 0.0, memory, OVERHEAD_OF_ENGINE.get(engine or "", OVERHEAD[runtime])
+    cpu = request.resources.cpu
+    return cpu or 0.0, memory, overhead_of(runtime, engine, cpu, arch)
 
 
 class Refusal(NamedTuple):
@@ -53,7 +46,7 @@ class Refusal(NamedTuple):
         """For people; of several nodes refused alike, what they had from ``least`` to ``most``."""
         had = _span(least, most, _FORMATS.get(self.kind, str))
         match self.kind:
-            case "runtimes":
+            case "runtimes" | "unfit":
                 return f"offers no {self.wanted}"
             case "cpu" | "memory":
                 return f"{self.kind} {had} unreserved < {_FORMATS[self.kind](self.wanted)}"
@@ -126,9 +119,11 @@ class Room:
         """Why this node cannot take ``replica`` (or a new one), None where it can."""
         by = self.offer(request, runtime)
         if by is None:
+            if unfit := no_offer(request, runtime, self.node):
+                return Refusal("unfit", "runtimes", f"{runtime} for this: {unfit}", None)
             offered = self.node.get("runtimes") or ()
             return Refusal("runtimes", "runtimes", runtime, ", ".join(offered))
-        cpu, memory, overhead = needs(request, runtime, by.engine)
+        cpu, memory, overhead = needs(request, runtime, by.engine, self.node.get("cpu.arch"))
         less_cpu, less_memory = self._beyond_pods if by.driver == "kubernetes" else (0.0, 0)
         before = self.own.get(-1 if replica is None else replica)
         freed = before.memory + before.memory_overhead if before else 0
@@ -153,7 +148,7 @@ class Room:
     def take(self, request: DeploymentRequest, runtime: RuntimeName, replica: int) -> None:
         """Put a replica here."""
         by = self.offer(request, runtime)
-        cpu, memory, overhead = needs(request, runtime, by.engine if by else None)
+        cpu, memory, overhead = needs(request, runtime, by.engine if by else None, self.node.get("cpu.arch"))
         before = self.own.pop(replica, None)
         freed = before.memory + before.memory_overhead if before else 0
         self._cpu += (before.cpu if before else 0.0) - cpu

@@ -140,7 +140,10 @@ def _own_subject(channel: Channel, name: str, role: str = "") -> str:
 
 
 def _roles(parties: tuple[Party, ...]) -> set[str]:
-    return {"service" if party in ("rid", "vim") else party for party in parties} | {"admin", "service"}
+    return {"service" if party in ("rid", "vim", "monitor") else party for party in parties} | {
+        "admin",
+        "service",
+    }
 
 
 @pytest.mark.parametrize("channel", CHANNELS, ids=lambda channel: channel.name)

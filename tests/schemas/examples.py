@@ -15,6 +15,7 @@ from schemas.federation import Heartbeat
 from schemas.kept import KeptQuery
 from schemas.node import Characterization, Measurement, Presence
 from schemas.resource import ResourceChange
+from schemas.trouble import NodeTrouble
 from schemas.workload import DesiredWorkload, ObservedWorkload, WorkerStatus
 
 WHEN = datetime(2026, 5, 4, 9, 30, 0, 125000, tzinfo=UTC)
@@ -163,6 +164,34 @@ DATA: tuple[EventData, ...] = (
             "silent": {"kubevirt": "the cluster serves no VirtualMachine"},
             "allow_root": True,
             "version": "0.1.0",
+            "observed_at": WHEN,
+        }
+    ),
+    NodeTrouble.model_validate(
+        {
+            "node": "pi-3",
+            "troubles": [
+                {
+                    "what": "hot",
+                    "message": "temperature: 91 C, limit 85",
+                    "value": 91,
+                    "limit": 85,
+                    "unit": "C",
+                    "since": WHEN,
+                }
+            ],
+            "over": ["cpu"],
+            "deployments": ["hello"],
+            "workloads": [
+                {
+                    "workload": "hello-0",
+                    "deployment": "hello",
+                    "replica": 0,
+                    "runtime": "process",
+                    "state": "running",
+                    "since": WHEN,
+                }
+            ],
             "observed_at": WHEN,
         }
     ),

@@ -44,9 +44,10 @@ def test_a_separator_never_stands_straight_after_the_name() -> None:
 
 
 def test_what_stands_in_front_of_a_separator_is_for_the_kernel() -> None:
-    found = read(unikernel_line("job-0", {}, ["random.seed=[ 1 2 ]", "ukdebug.level=3", "--", "serve"]))
+    own = ["random.seed=[", "1", "2", "]", "ukdebug.level=3"]
+    found = read(unikernel_line("job-0", {}, [*own, "--", "serve"]))
     assert found.argv == ["kernel", "serve"]
-    assert found.parameters["ukdebug.level"] == ["3"]
+    assert (found.parameters["random.seed"], found.parameters["ukdebug.level"]) == (["1", "2"], ["3"])
 
 
 def test_what_is_mounted_stands_in_one_table() -> None:

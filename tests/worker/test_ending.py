@@ -21,6 +21,8 @@ OFF = f"{RAN}qemu_system_shutdown_request reason=6\n"
         (Left(139, b"x"), "EngineFailed", 139),
         (Left(159, b"x"), "EngineFailed", 159),
         (Left(137, b"x"), None, 137),
+        (Left(127, b"bye"), None, 63),
+        (Left(127), "EngineFailed", 127),
         (Left(0, b"x", log=OFF), None, 0),
         (Left(0, b"x", log=RAN), "GuestReset", 1),
         (Left(0, b"x", log=""), None, 0),

@@ -133,12 +133,12 @@ class Wanted:
     Attributes:
         resource: its kind.
         document: all that we want to have said, and nothing else: what is left out is anybody's.
-        renew: whether it cannot be changed, so that another one takes its place once it is gone.
+        keep: whether it is left as it lies, whatever that is: then the document says its name only.
     """
 
     resource: Resource
     document: Object
-    renew: bool = False
+    keep: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,5 +198,5 @@ class Kind(Protocol):
     def observe(self, group: Group, seen: Seen) -> dict[tuple[str, int], Observation]:
         """What is told of each place that is wanted, by (node, replica)."""
 
-    def remaining(self, group: Group, seen: Seen) -> Iterable[tuple[str | None, int | None]]:
-        """What still is there of what should not be: (Kubernetes' node, replica), None where that is not known."""
+    def remaining(self, group: Group, seen: Seen) -> Iterable[tuple[str | None, str]]:
+        """What still runs of what should not: (its node in Kubernetes' words, its reference in observations)."""

@@ -26,7 +26,7 @@ def match(
     left: list[Object] = []
     for pod in pods:
         replica = before.get(name_of(pod))
-        if replica in nodes and replica not in found:
+        if replica is not None and replica in nodes and replica not in found:
             found[replica] = pod
         else:
             left.append(pod)

@@ -50,12 +50,13 @@ class PodState:
     trouble: bool = False
 
 
-def pod_state(pod: Object, *, node_ready: bool = True, job: bool = False) -> PodState:
+def pod_state(pod: Object, *, node_ready: bool = True, served: bool = False, job: bool = False) -> PodState:
     """The state of a pod.
 
     Args:
         pod: as the API describes it.
         node_ready: whether its node is there.
+        served: whether it served before.
         job: whether it is expected to end.
     """
     status = pod.get("status", {})
@@ -67,12 +68,18 @@ def pod_state(pod: Object, *, node_ready: bool = True, job: bool = False) -> Pod
         return PodState("unknown", "NodeLost", f"{node_of(pod)} does not answer the cluster", restarts, exit_)
     if ending(pod):
         return PodState("stopping", "Stopping", "", restarts, exit_)
-    found = _by_phase(pod, status, container, restarts, exit_, job=job)
-    return found
+    return _by_phase(pod, status, container, restarts, exit_, served=served, job=job)
 
 
 def _by_phase(
-    pod: Object, status: Object, container: Object, restarts: int, exit_: Exit | None, *, job: bool
+    pod: Object,
+    status: Object,
+    container: Object,
+    restarts: int,
+    exit_: Exit | None,
+    *,
+    served: bool,
+    job: bool,
 ) -> PodState:
     now: dict[str, Any] = container.get("state") or {}
     ended = _terminated(now)
@@ -91,7 +98,7 @@ def _by_phase(
         started = running.get("startedAt")
         if is_ready(pod):
             return PodState("running", "Started", "", restarts, exit_, started)
-        if container.get("started") is False or not _was_ready(pod):
+        if container.get("started") is False or not served:
             return PodState("starting", "Started", "it does not serve yet", restarts, exit_, started)
         return PodState("degraded", "HealthCheckFailed", "its probe fails", restarts, exit_, started)
     scheduled = condition(pod, "PodScheduled")
@@ -105,19 +112,6 @@ def _by_phase(
     where = f"{node_of(pod)} prepares it" if node_of(pod) else "the cluster's scheduler looks for a node"
     return PodState(
         "creating", "Preparing" if node_of(pod) else "Scheduling", where, trouble=bool(node_of(pod))
-    )
-
-
-def _was_ready(pod: Object) -> bool:
-    """Whether it served before: only then the condition was turned after the start."""
-    ready = condition(pod, "Ready")
-    initialized = condition(pod, "Initialized")
-    return bool(
-        ready.get("lastTransitionTime")
-        and initialized.get("lastTransitionTime")
-        and ready["lastTransitionTime"] > initialized["lastTransitionTime"]
-        and ready.get("reason") == "ContainersNotReady"
-        and condition(pod, "ContainersReady").get("lastTransitionTime") == ready["lastTransitionTime"]
     )
 
 

@@ -17,6 +17,7 @@ from services.vim.worker.workload import Exit
 _CLEAN: Final = 83  # isa-debug-exit: (41 << 1) | 1
 _CRASH: Final = 85
 _KILLED_BY_FAULT: Final = frozenset({4, 6, 7, 8, 11, 31})  # what a program of its own does to itself
+_NOT_STARTED: Final = frozenset({126, 127})  # by a shell; a guest that printed something may end so, too
 _NO_RANDOMNESS: Final = b"Could not initialize the HWRNG"
 _CRASH_SCREEN: Final = b"unikraft crash - "
 _SHUTDOWN: Final = "qemu_system_shutdown_request"  # by the guest's power-off, or from outside
@@ -51,7 +52,11 @@ def ending(left: Left, *, unikernel: bool, accelerated: bool) -> Exit:
         )
     if complaint and "host forwarding rule" in complaint:
         return Exit(code=code, reason="PortInUse", message=complaint)
-    if code - 128 in _KILLED_BY_FAULT or (code == 1 and complaint):
+    if (
+        code - 128 in _KILLED_BY_FAULT
+        or (code == 1 and complaint)
+        or (code in _NOT_STARTED and not left.console)
+    ):
         return Exit(code=code, reason="EngineFailed", message=complaint or f"QEMU failed ({code})")
     if code == 0:
         return _quiet(left)

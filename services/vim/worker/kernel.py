@@ -98,31 +98,55 @@ def unikernel_line(
     Raises:
         CannotRun: ``InvalidEnvironment`` for control characters, ``InvalidArguments`` for empty words.
     """
-    own: list[str] = []
-    if _SEPARATOR in arguments:
-        cut = arguments.index(_SEPARATOR)
-        own, arguments = arguments[:cut], arguments[cut + 1 :]
+    own, arguments = parts_of(arguments)
     mounts = [_RAMFS] if unpack_initrd else []
     mounts += [f"fs{number}:{share.mount}:9pfs:::mkmp" for number, share in enumerate(folders, start=1)]
-    words = [name, f"netdev.ip={_ADDRESS}"]
+    words = [unikernel_start(name)]
     if mounts and not any(word.startswith("vfs.fstab=") for word in own):
         words.append(_list("vfs.fstab", mounts))
     pairs = [f"{key}={value}" for key, value in env.items()]
     # Within a list a "]" at a value's end ends the list, quotes or not: such values go one by one.
-    words += [_quoted(f"env.vars={pair}") for pair in pairs if pair.endswith("]")]
+    words += [parameter_of(key, value) for key, value in env.items() if value.endswith("]")]
     if listed := [pair for pair in pairs if not pair.endswith("]")]:
         words.append(_list("env.vars", listed))
-    words += map(_word, own)
+    words += map(word_of, own)
     if arguments:
-        words += [_SEPARATOR, *map(_word, arguments)]
+        words += [_SEPARATOR, *map(word_of, arguments)]
     return _checked(" ".join(words))
+
+
+def unikernel_start(name: str, address: str = _ADDRESS) -> str:
+    """What every line of a unikernel begins with: its name and its address on QEMU's own network."""
+    return f"{name} netdev.ip={address}"
+
+
+def parts_of(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The kernel's own parameters and the program's arguments, which a ``--`` parts."""
+    if _SEPARATOR not in arguments:
+        return [], arguments
+    cut = arguments.index(_SEPARATOR)
+    return arguments[:cut], arguments[cut + 1 :]
+
+
+def parameter_of(name: str, value: str) -> str:
+    """One variable of the environment as a parameter of its own, as it stands in a line.
+
+    Raises:
+        CannotRun: ``InvalidEnvironment``.
+    """
+    return _checked(_quoted(f"env.vars={name}={value}"))
 
 
 def _list(parameter: str, values: list[str]) -> str:
     return f"{parameter}=[ {' '.join(map(_quoted, values))} ]"
 
 
-def _word(word: str) -> str:
+def word_of(word: str) -> str:
+    """A parameter or an argument as it stands in a line.
+
+    Raises:
+        CannotRun: ``InvalidArguments`` or ``InvalidEnvironment``.
+    """
     if not word:
         raise CannotRun(
             "InvalidArguments",
@@ -130,7 +154,7 @@ def _word(word: str) -> str:
             lasting=True,
             expected="arguments of at least one character, also after $(NAME) is filled in",
         )
-    return _quoted(word) if _needs_quotes(word) else word
+    return _checked(_quoted(word) if _needs_quotes(word) else word)
 
 
 def linux_line(env: dict[str, str], arguments: list[str], architecture: str = platform.machine()) -> str:

@@ -36,6 +36,7 @@ from services.vim.worker.workload import MIB, CannotRun, Exit
 _DEFAULT_MEMORY: Final = {"unikernel": 64, "vm": 256}
 _CONTROL_TIMEOUT: Final = 2.0
 _CONSOLE_READ: Final = 256 * 1024
+_SPEAKS: Final = re.compile(r"[^ :]*qemu(-system-\w+)?: ")
 _MOUNT: Final = re.compile(r"(?:/[A-Za-z0-9._-]+)+")
 
 
@@ -317,7 +318,7 @@ def _complaint(place: Place) -> str | None:
     except (OSError, ValueError):
         return None
     lines = data[start if start <= len(data) else 0 :][-8192:].decode(errors="replace").splitlines()
-    said = [line for line in lines if "qemu-system-" in line.partition(":")[0] and ": warning: " not in line]
+    said = [line for line in lines if _SPEAKS.match(line) and ": warning: " not in line]
     return said[-1].partition(":")[2].strip() if said else None
 
 
