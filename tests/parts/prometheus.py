@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ class Prometheus(DebianPart):
         (folder / "prometheus.yml").write_text(json.dumps({"global": quick, "scrape_configs": scrapes}))
         hashed = bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)).decode()
         (folder / "web.yml").write_text(json.dumps({"basic_auth_users": {user: hashed}}))
-        return PrometheusProcess(self.obtain(), folder, free_port())
+        return PrometheusProcess(self.obtain(), folder, free_port(), f"{user}:{password}")
 
 
 class PrometheusProcess(PartProcess):
@@ -45,7 +47,7 @@ class PrometheusProcess(PartProcess):
         url: where it answers.
     """
 
-    def __init__(self, program: Path, folder: Path, port: int) -> None:
+    def __init__(self, program: Path, folder: Path, port: int, secret: str) -> None:
         self.url = f"http://127.0.0.1:{port}"
         super().__init__(
             [
@@ -58,7 +60,18 @@ class PrometheusProcess(PartProcess):
             folder / "prometheus.log",
         )
         try:
-            self.wait_for_port(port)
+            self.wait_until(lambda: _is_ready(self.url, secret))
         except BaseException:
             self.kill()
             raise
+
+
+def _is_ready(url: str, secret: str) -> bool:
+    """Whether it has read its data back, too: until then it answers 503."""
+    ask = urllib.request.Request(f"{url}/-/ready")
+    ask.add_header("Authorization", f"Basic {base64.b64encode(secret.encode()).decode()}")
+    try:
+        with urllib.request.urlopen(ask, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:  # what urllib raises is one, too
+        return False
