@@ -55,6 +55,7 @@ REQUEST: Final[dict[str, Any]] = {
     "onLoss": {"replaceAfter": "30s"},
     "user": "root",
     "priority": 10,
+    "paused": True,
 }
 
 #: The same question as a document and in the short form.

@@ -32,19 +32,19 @@ import structlog
 
 from bus.bus import Bus
 from bus.merge import merged
+from bus.printed import follow_printed, last_printed
 from bus.standing import standing
 from bus.streams import stream_of
 from bus.watch import WatchItem
 from minicloud.connecting import Connecting, while_welcome
 from minicloud.site import Site
-from schemas.decision import FINAL_STATES, SETTLED_STATES, Decision, DeploymentStatus
+from schemas.decision import SETTLED_STATES, Decision, DeploymentStatus
 from schemas.deployment import Cancellation, DeploymentRequest
-from schemas.errors import InvalidDocument, NotFound, RequestTimeout, Unavailable
+from schemas.errors import InvalidDocument, RequestTimeout
 from schemas.event import read_document, read_event
 from schemas.query import Answer, Query
 from schemas.resource import ResourceChange
 from schemas.shortform import parse_shortform
-from schemas.workload import workload_name
 
 #: What of a deployment is awaited.
 Until = Literal["runs", "ends"]
@@ -310,12 +310,8 @@ class Minicloud:
         Raises:
             NotFound: no such deployment or replica.
         """
-        lines: dict[str, list[str]] = {}
-        for entry in _replicas(await self.deployment(deployment), replica):
-            workload = workload_name(deployment, entry["replica"])
-            answer = await self._logs_of(workload, entry["node"], tail=tail)
-            lines[workload] = list(answer["lines"])
-        return lines
+        found = await last_printed(self.bus, deployment, replica=replica, tail=tail)
+        return {one.workload: one.lines for one in found}
 
     async def follow_logs(
         self, deployment: str, *, replica: int | None = None, tail: int = 100, every: float = 0.5
@@ -332,34 +328,9 @@ class Minicloud:
             NotFound: no such deployment or replica.
             Unavailable: no vim answers.
         """
-        read_to: dict[tuple[str, str], str] = {}
-        chosen = _replicas(await self.deployment(deployment), replica)
-        while True:
-            more = False
-            known = await self.deployment(deployment)
-            chosen = [r for r in known["replicas"] if replica is None or r["replica"] == replica] or chosen
-            for entry in chosen:
-                workload, node = workload_name(deployment, entry["replica"]), str(entry["node"])
-                after = read_to.get((workload, node))
-                try:
-                    answer = await self._logs_of(workload, node, tail=tail, after=after)
-                except (NotFound, Unavailable):
-                    continue  # not there yet, or its node is away: the next look tells
-                read_to[workload, node] = answer["position"]
-                more = more or answer["more"]
-                if answer["lines"]:
-                    yield workload, list(answer["lines"])
-            if known["state"] in FINAL_STATES and not more:
-                return
-            if not more:
-                await asyncio.sleep(every)
-
-    async def _logs_of(self, workload: str, node: str, **which: Any) -> dict[str, Any]:
-        wanted = {name: value for name, value in which.items() if value is not None}
-        answer: dict[str, Any] = await self.bus.request(
-            "worker", "logs", {"workload": workload, **wanted}, instance=node
-        )
-        return answer
+        following = follow_printed(self.bus, deployment, replica=replica, tail=tail, every=every)
+        async for workload, lines in following:
+            yield workload, lines
 
 
 def _read(document: dict[str, Any] | DeploymentRequest) -> tuple[DeploymentRequest, str]:
@@ -400,18 +371,6 @@ async def _in_order(
             decision = None
         while held and not (held[0].state in _DECIDED and held[0].generation > decided):
             yield held.pop(0)
-
-
-def _replicas(known: dict[str, Any], replica: int | None) -> list[dict[str, Any]]:
-    chosen = [r for r in known["replicas"] if replica is None or r["replica"] == replica]
-    if not chosen:
-        have = ", ".join(str(r["replica"]) for r in known["replicas"])
-        raise NotFound(
-            f"{known['deployment']} is {known['state']} and has "
-            f"{'no replicas' if replica is None else f'no replica {replica}'}",
-            expected=f"one of {have}" if have else None,
-        )
-    return chosen
 
 
 def connect(data: Path | str | None = None, *, timeout: float = 2.0) -> Connecting[Minicloud]:

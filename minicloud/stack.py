@@ -55,6 +55,7 @@ class StackSettings:
         nats_port: 0 picks a free one and keeps it.
         mqtt_port: likewise.
         rid_port: HTTP port of rid; 0 picks a free one.
+        vim_port: HTTP port of vim; likewise.
         tls: certificates; with them everything connects encrypted. Its ``ca`` is whom all of them trust,
             None is whom the system trusts.
         address: the name or address that other machines reach this one by, and that its certificate is
@@ -75,6 +76,7 @@ class StackSettings:
     nats_port: int = 0
     mqtt_port: int = 0
     rid_port: int = 0
+    vim_port: int = 0
     tls: Tls | None = None
     address: str | None = None
     agent_options: list[str] = field(default_factory=list)
@@ -191,7 +193,10 @@ class Stack:
             ca=self._ca,
             address=self.settings.address,
             node=self.settings.node,
-            http={"rid": f"http://127.0.0.1:{self.settings.rid_port}"},
+            http={
+                "rid": f"http://127.0.0.1:{self.settings.rid_port}",
+                "vim": f"http://127.0.0.1:{self.settings.vim_port}",
+            },
         )
         self.site.save(self.data)
         return self.site
@@ -227,12 +232,14 @@ class Stack:
     def _declare(self) -> None:
         s = self.settings
         s.rid_port = s.rid_port or _free_port(self.data / "rid.port")
+        s.vim_port = s.vim_port or _free_port(self.data / "vim.port")
         python = [sys.executable, "-m"]
         link = self.data / "secrets" / user_name("minicloud", s.minicloud)
         links = {"MINICLOUD_LINK_PASSWORD_FILE": str(link)} if s.linked else {}
         rid = [*python, "services.rid"]
         self._add("rid", rid, "service", "rid", MINICLOUD_HTTP_PORT=str(s.rid_port), **links)
-        self._add("vim", [*python, "services.vim"], "service", "vim")
+        vim = [*python, "services.vim"]
+        self._add("vim", vim, "service", "vim", MINICLOUD_HTTP_PORT=str(s.vim_port))
         worker = [*python, "services.vim.worker", "--node", s.node, "--data", str(self.data / "worker")]
         worker += ["--stop-workloads", *(["--allow-root"] if s.allow_root else [])]
         self._add("worker", worker, "worker", s.node)

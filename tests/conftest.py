@@ -17,6 +17,7 @@ from pymongo.database import Database
 
 from bus.broker import Broker
 from bus.credentials import Credential, Credentials
+from tests.cluster.fixtures import *  # noqa: F403 - the fixtures of clusters
 from tests.parts.busybox import Busybox
 from tests.parts.mongodb import MongoServer, named_server, own_database
 from tests.parts.mosquitto import Mosquitto
@@ -54,6 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
 _SLOW = (
     "charagent/test_agent.py",
     "charagent/test_kill.py",
+    "cluster/",
     "docs/test_examples.py",
     "docs/test_reference.py",
     "examples/",

@@ -12,8 +12,17 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from schemas.attributes import Value
+from schemas.cluster import ClusterNode
 from schemas.event import Event
-from schemas.flatten import DERIVED, allocatable, attributes_of, may_be_metric, measured, working
+from schemas.flatten import (
+    allocatable,
+    attributes_of,
+    clustered,
+    is_derived,
+    may_be_metric,
+    measured,
+    working,
+)
 from schemas.liveness import LEAVING, State, Thresholds
 from schemas.node import Characterization, Measurement, Presence
 from schemas.workload import DesiredWorkload, WorkerStatus
@@ -74,6 +83,9 @@ class Ingest:
             case WorkerStatus():
                 self._of(event.data.node).worker = event.data
                 self._write(event.data.node, now)
+            case ClusterNode():
+                self._of(event.data.node).cluster = event.data
+                self._write(event.data.node, now)
             case DesiredWorkload():
                 self._desired(event.data, now)
 
@@ -98,7 +110,7 @@ class Ingest:
         known.static = {
             name: value
             for name, value in attributes.items()
-            if name not in DERIVED and not may_be_metric(name)
+            if not is_derived(name) and not may_be_metric(name)
         }
         known.static.setdefault("runtimes", [])
         known.metrics = known.metrics or {
@@ -184,7 +196,7 @@ class Ingest:
 
     def _desired(self, workload: DesiredWorkload, now: float) -> None:
         node = self._of(workload.node)
-        if workload.state == "running":
+        if workload.state != "stopped":
             node.desired[workload.workload] = workload
         else:
             node.desired.pop(workload.workload, None)
@@ -197,6 +209,7 @@ class Ingest:
             return
         facts = dict(node.static)
         facts.update(working(node.worker, facts["runtimes"]))
+        facts.update(clustered(node.cluster, facts))
         facts.update(allocatable(facts, node.desired.values()))
         facts["state"] = node.pulse.judge(now, now - self._started, self._thresholds)
         if name not in self._index:

@@ -21,6 +21,7 @@ from bus.frame import Frame
 from bus.streams import stream_of
 from bus.watch import WatchItem
 from schemas.attributes import Value
+from schemas.cluster import ClusterNode
 from schemas.errors import Conflict, InvalidDocument, InvalidQuery, MinicloudError, Unavailable
 from schemas.event import EventData, read_event
 from schemas.explained import Explanation
@@ -122,7 +123,7 @@ class Rid:
             await self._follow({s.resource(): ResourceChange})
             await asyncio.gather(
                 self._follow({s.characterization(): Characterization}),
-                self._follow({s.presence(): Presence, s.worker(): WorkerStatus}),
+                self._follow({s.presence(): Presence, s.worker(): WorkerStatus, s.cluster(): ClusterNode}),
                 self._follow({s.desired(): DesiredWorkload}),
                 self._follow({s.metrics(): Measurement}),
             )

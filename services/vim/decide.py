@@ -18,6 +18,7 @@ from services.vim.agenda import Having, Turn
 from services.vim.candidates import Candidates, Found
 from services.vim.ledger import Held, Ledger
 from services.vim.lifecycle import Verdict
+from services.vim.migrate import Moves, answer
 from services.vim.placement import Choice, place
 from services.vim.state import Life
 from services.vim.voice import Voice
@@ -65,7 +66,58 @@ class Decider:
             whole = len(choice.placements) == len(replicas)
             decision = self._made(draft, found, choice, choice.placements if whole else [], whole=whole)
             before = self._claim(life, decision)
-        await self._publish(life, decision, before, choice)
+        await self._publish(life, decision, before)
+        await self._say_scheduled(life, decision, choice)
+
+    async def follow(self, life: Life, decision: Decision, moved: dict[int, str]) -> Decision:
+        """Take over where a cluster's scheduler put replicas; return the decision that holds.
+
+        Args:
+            life: whose.
+            decision: the one so far.
+            moved: the node that each of these replicas runs on by now.
+        """
+        placements = [
+            placement.model_copy(
+                update={
+                    "node": moved[placement.replica],
+                    "reason": f"the scheduler of cluster {placement.cluster} chose it",
+                }
+            )
+            if placement.replica in moved
+            else placement
+            for placement in decision.placements
+        ]
+        new = decision.model_copy(update={"placements": placements, "decided_at": now()})
+        await self._publish(life, new, self._claim(life, new))
+        return new
+
+    async def migrate(self, life: Life, decision: Decision, moves: Moves) -> Decision:
+        """Answer wishes to migrate: move whoever finds a place; return the decision that holds."""
+        async with self._turn.of(decision.request.priority) as turn:
+            found = Found({})
+            if moves.of:
+                current = {node for node, _ in running(life)} | moves.goals
+                found = await self._ask(life, decision, current, turn)
+            taken = self._ledger.of_nodes(without=life.deployment)
+            new = answer(decision, moves, found, taken, running(life).values())
+            new = self._fitting(new.model_copy(update={"decided_at": now()}))
+            before = self._claim(life, new)
+        await self._publish(life, new, before)
+        return new
+
+    async def would(self, life: Life, draft: Decision) -> Decision:
+        """The decision that :meth:`begin` would take now; nothing is reserved, published or waited for.
+
+        Raises:
+            Unavailable: the index does not answer now.
+        """
+        replicas = list(range(draft.request.replicas))
+        current = [] if life.asked_again or life.cancelled else list(running(life).values())
+        found, choice = await self._choose(life, draft, current, replicas)
+        return self._made(
+            draft, found, choice, choice.placements, whole=len(choice.placements) == len(replicas)
+        )
 
     async def again(
         self, life: Life, decision: Decision, attempts: list[Attempt], drifting: list[Attempt]
@@ -95,32 +147,29 @@ class Decider:
                 placed = {}  # a generation begins whole
             stay = [p for p in decision.placements if p.replica in loose and p.replica not in placed]
             moved = [attempt for attempt in drifting if attempt.replica in placed]
-            draft = decision.model_copy(update={"attempts": _joined(tried, moved)})
+            draft = decision.model_copy(update={"attempts": _joined(tried, moved), "unmoved": []})
             placements = sorted([*kept, *stay, *placed.values()], key=lambda placement: placement.replica)
             whole = len(placements) == decision.request.replicas
             new = self._made(draft, found, choice, placements, whole=whole)
             if not _worth_telling(decision, new):
                 return decision
             before = self._claim(life, new)
-        await self._publish(life, new, before, choice)
+        await self._publish(life, new, before)
+        await self._say_scheduled(life, new, choice)
         return new
 
     async def _choose(
-        self, life: Life, draft: Decision, current: list[Placement], replicas: list[int], turn: Having
+        self,
+        life: Life,
+        draft: Decision,
+        current: list[Placement],
+        replicas: list[int],
+        turn: Having | None = None,
     ) -> tuple[Found, Choice]:
-        request = draft.request
-        pinned = {port.host_port for port in request.ports if port.host_port}
-        taken = self._ledger.of_nodes(without=life.deployment)
-        found = await self.candidates.ask(
-            request,
-            current={placement.node for placement in current},
-            attempts=draft.attempts,
-            taken=[node for node, reserved in taken.items() if pinned & reserved.ports.keys()],
-        )
-        await turn.to_the_first()  # whoever is more urgent and came while the index was asked
+        found = await self._ask(life, draft, {placement.node for placement in current}, turn)
         # From here to the reservation nothing is awaited: no other deployment chooses in between.
         choice = place(
-            request,
+            draft.request,
             found.nodes,
             self._ledger.of_nodes(without=life.deployment),
             current=current,
@@ -128,6 +177,21 @@ class Decider:
             replicas=replicas,
         )
         return found, choice
+
+    async def _ask(self, life: Life, draft: Decision, current: set[str], turn: Having | None) -> Found:
+        """What the index says, and the turn after whoever is more urgent and came meanwhile."""
+        request = draft.request
+        pinned = {port.host_port for port in request.ports if port.host_port}
+        taken = self._ledger.of_nodes(without=life.deployment)
+        found = await self.candidates.ask(
+            request,
+            current=current,
+            attempts=draft.attempts,
+            taken=[node for node, reserved in taken.items() if pinned & reserved.ports.keys()],
+        )
+        if turn is not None:
+            await turn.to_the_first()
+        return found
 
     def _made(
         self, draft: Decision, found: Found, choice: Choice, placements: list[Placement], *, whole: bool
@@ -145,6 +209,9 @@ class Decider:
                 "decided_at": now(),
             }
         )
+        return self._fitting(decision)
+
+    def _fitting(self, decision: Decision) -> Decision:
         return fitting(decision, self._bus.wire.max_payload - _ENVELOPE)
 
     def _claim(self, life: Life, decision: Decision) -> Decision | None:
@@ -153,7 +220,7 @@ class Decider:
         self.reserve(life)
         return before
 
-    async def _publish(self, life: Life, decision: Decision, before: Decision | None, choice: Choice) -> None:
+    async def _publish(self, life: Life, decision: Decision, before: Decision | None) -> None:
         try:
             revision = await self._bus.publish(
                 self._bus.subjects.decision(life.deployment),
@@ -167,6 +234,8 @@ class Decider:
                 self.reserve(life)
             raise
         life.decision_revision = life.decided_revision = max(revision, life.decision_revision)
+
+    async def _say_scheduled(self, life: Life, decision: Decision, choice: Choice) -> None:
         if decision.outcome == "scheduled":
             await self._voice.say(life, decision.generation, _scheduled(choice, decision))
 
@@ -178,6 +247,9 @@ def running(life: Life) -> dict[tuple[str, int], Placement]:
             replica=replica,
             node=node,
             runtime=level.runtime,
+            driver=level.driver,
+            cluster=level.cluster,
+            engine=level.engine,
             acceleration=level.acceleration,
             cpu=level.cpu or 0.0,
             memory=level.memory or 0,
@@ -230,8 +302,8 @@ def fitting(decision: Decision, most: int) -> Decision:
 
 
 def _joined(attempts: list[Attempt], more: list[Attempt]) -> list[Attempt]:
-    known = {(a.replica, a.node, a.runtime) for a in attempts}
-    return [*attempts, *(a for a in more if (a.replica, a.node, a.runtime) not in known)]
+    known = {(a.replica, a.node, a.runtime, a.cluster) for a in attempts}
+    return [*attempts, *(a for a in more if (a.replica, a.node, a.runtime, a.cluster) not in known)]
 
 
 def _worth_telling(before: Decision, after: Decision) -> bool:

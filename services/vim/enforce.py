@@ -12,6 +12,7 @@ from schemas.decision import Enforcement
 from schemas.deployment import DeploymentRequest
 from schemas.errors import InvalidDocument, InvalidQuery
 from schemas.query import parse_query
+from services.vim.offer import beyond_a_disk
 from services.vim.question import narrowed
 
 _BY_THE_NODE = "the node's worker"
@@ -79,6 +80,10 @@ def _what(request: DeploymentRequest, found: _Findings) -> None:
     found.hold("runtimes", "placement: the first runtime that fits on some node wins")
     for runtime in request.runtimes:
         found.hold(f"images.{runtime}", f"{_BY_THE_NODE}: it runs this image, or fails and says why")
+    _unikernel(request, found)
+    if set(request.runtimes) == {"vm"}:
+        for beyond in beyond_a_disk(request):
+            found.refuse(beyond.field, beyond.message, beyond.expected)
     if request.env:
         found.hold("env", f"{_BY_THE_NODE}: the environment of the workload")
     if request.files:
@@ -91,6 +96,15 @@ def _what(request: DeploymentRequest, found: _Findings) -> None:
         found.hold("user", "placement: only nodes whose settings allow root")
     if request.data:
         found.refuse("data", "no storage service serves buckets in this minicloud", "a request without data")
+
+
+def _unikernel(request: DeploymentRequest, found: _Findings) -> None:
+    """What a unikernel can have, and what it cannot."""
+    unikernel = request.images.unikernel
+    if unikernel and unikernel.folders:
+        found.hold("images.unikernel.folders", f"{_BY_THE_NODE}: mounted where its settings offer the folder")
+    if unikernel and unikernel.disk:
+        found.refuse("images.unikernel.disk", "a unikernel has no disk", "files or folders")
 
 
 def _where(request: DeploymentRequest, found: _Findings) -> None:
@@ -159,6 +173,10 @@ def _how(request: DeploymentRequest, found: _Findings) -> None:
     if request.on_loss.singleton:
         found.hold(
             "onLoss.singleton", "reconciliation: never started before the last one is known to have ended"
+        )
+    if request.paused:
+        found.hold(
+            "paused", f"{_BY_THE_NODE}: what runs is frozen by the kernel, or its machine stopped by QEMU"
         )
     if request.priority:
         found.hold("priority", "the order in which waiting deployments are placed; nothing is preempted")

@@ -26,6 +26,12 @@ HOPELESS: Final = frozenset(
         "InvalidWorkload",
     }
 )
+#: Reasons for which a cluster does not start it now but may later: another place is better, if there is one.
+STUCK: Final = frozenset(
+    {"Unschedulable", "QuotaExceeded", "Refused", "OwnedByOthers", "ImagePullFailed", "VolumeNotFound"}
+)
+#: Reasons for which a running machine did not reach a node of its cluster; it runs on where it was.
+STAYED: Final = frozenset({"NotMigratable", "MigrationFailed", "MigrationStuck"})
 #: How long a worker may take to say anything about what it was told to run.
 SILENT_AFTER: Final = timedelta(seconds=30)
 _WORST_FIRST: Final[tuple[DeploymentState, ...]] = (
@@ -35,8 +41,10 @@ _WORST_FIRST: Final[tuple[DeploymentState, ...]] = (
     "degraded",
     "creating",
     "starting",
+    "migrating",
     "stopping",
     "stopped",
+    "paused",
     "running",
     "completed",
 )
@@ -72,6 +80,10 @@ def judge(life: Life, decision: Decision, state: State, now: datetime) -> Verdic
         message += f"; {missing} of {asked} cannot be placed: {_why(decision)}"
         if verdict in ("running", "completed"):
             verdict, reason = "degraded", "ReplicasMissing"
+    if decision.unmoved and verdict in ("running", "paused"):
+        reason = "CannotMigrate"
+        stays = (f"replica {one.replica}: {one.message}" for one in decision.unmoved[:3])
+        message = "; ".join([*([message] if message else []), *stays])
     return Verdict(verdict, reason, message, replicas)
 
 
@@ -110,14 +122,27 @@ def hopeless(life: Life, decision: Decision) -> list[Attempt]:
             replica=placement.replica,
             node=placement.node,
             runtime=placement.runtime,
+            # The cluster's scheduler had the choice of all that could run it; a migration had not.
+            cluster=None if observed.reason in STAYED else placement.cluster,
             reason=observed.reason,
             message=observed.message,
         )
         for placement in decision.placements
         if (observed := life.seen(placement, decision.generation))
         and observed.state == "failed"
-        and observed.reason in HOPELESS
+        and observed.reason in HOPELESS | STAYED
     ]
+
+
+def moved(life: Life, decision: Decision) -> dict[int, str]:
+    """The nodes where a cluster's scheduler put replicas, by replica, where they are not the chosen ones."""
+    return {
+        placement.replica: observed.moved_to
+        for placement in decision.placements
+        if placement.cluster
+        and (observed := life.seen(placement, decision.generation))
+        and observed.moved_to not in (None, placement.node)
+    }
 
 
 def adrift(life: Life, decision: Decision, state: State, now: datetime) -> list[Attempt]:
@@ -135,7 +160,8 @@ def adrift(life: Life, decision: Decision, state: State, now: datetime) -> list[
             continue
         node = state.nodes.get(placement.node)
         if node and node.lost_since:
-            if now - node.lost_since > patience:
+            # A machine of KubeVirt is started elsewhere by its cluster, and only after fencing.
+            if placement.engine != "kubevirt" and now - node.lost_since > patience:
                 found.append(_attempt(placement, "NodeLost", f"{placement.node} is lost"))
         elif observed is None and now - decision.decided_at > max(patience, SILENT_AFTER):
             found.append(
@@ -143,6 +169,9 @@ def adrift(life: Life, decision: Decision, state: State, now: datetime) -> list[
             )
         elif observed and observed.state == "stopped" and now - observed.observed_at > patience:
             found.append(_attempt(placement, "WorkerStopped", f"the worker of {placement.node} went"))
+        elif observed and observed.reason in STUCK and now - observed.observed_at > patience:
+            stuck = _attempt(placement, observed.reason, observed.message)
+            found.append(stuck.model_copy(update={"cluster": placement.cluster}))
     return found
 
 
@@ -206,10 +235,15 @@ def _replica(
         since = decision.decided_at.isoformat(timespec="seconds")
         told, reason = "unknown", "WorkerSilent"
         message = f"the worker of {node} has not answered since {since}"
+    if told in ("creating", "starting") and _leaving(life, placement, state):
+        message = f"from {placement.moved_from} to {node}: {message}"
+        told, reason = "migrating", "Migrating"
     return ReplicaStatus(
         replica=placement.replica,
         node=node,
         runtime=placement.runtime,
+        cluster=placement.cluster,
+        engine=placement.engine,
         state=told,
         reason=reason,
         message=message,
@@ -217,6 +251,15 @@ def _replica(
         reference=observed.reference if observed else None,
         endpoints=[endpoint.model_dump() for endpoint in observed.endpoints] if observed else [],
     )
+
+
+def _leaving(life: Life, placement: Placement, state: State) -> bool:
+    """Whether it is on its way by somebody's wish: where it was, it has not ended yet."""
+    origin = placement.moved_from
+    if origin is None or state.lost(origin):
+        return False
+    place = (origin, placement.replica)
+    return place in life.desired and not life.ended(place)
 
 
 def _badness(state: str) -> int:

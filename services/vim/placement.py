@@ -100,11 +100,11 @@ def _place_in(
     wanted: list[int],
     attempts: list[Attempt],
 ) -> Choice:
-    tried = {attempt.node: attempt for attempt in attempts if attempt.runtime == runtime}
     refused: dict[Refusal, list[str]] = {}
     able: list[Room] = []
     for name, room in rooms.items():
-        refusal = _tried(tried[name]) if name in tried else _refusal(request, runtime, room, wanted)
+        before = _attempted(request, runtime, room, attempts)
+        refusal = _tried(before) if before else _refusal(request, runtime, room, wanted)
         if refusal is None:
             able.append(room)
         else:
@@ -113,7 +113,13 @@ def _place_in(
         rejected=_rejections(runtime, refused),
         candidates=sorted(
             (
-                Candidate(node=name, runtime=runtime, score=round(sum(parts.values()), 4), scores=parts)
+                Candidate(
+                    node=name,
+                    runtime=runtime,
+                    **_by(request, runtime, rooms[name]),
+                    score=round(sum(parts.values()), 4),
+                    scores=parts,
+                )
                 for name, parts in scores(request, able).items()
             ),
             key=lambda candidate: (-candidate.score, candidate.node),
@@ -148,6 +154,27 @@ def _place_in(
         line.put_back(best)
     choice.placements.sort(key=lambda placement: placement.replica)
     return choice
+
+
+def _attempted(
+    request: DeploymentRequest, runtime: RuntimeName, room: Room, attempts: list[Attempt]
+) -> Attempt | None:
+    """The attempt that failed here; one of a whole cluster failed on each of its nodes."""
+    for attempt in reversed(attempts):
+        if attempt.runtime != runtime:
+            continue
+        if attempt.cluster is None and attempt.node == room.name:
+            return attempt
+        if attempt.cluster is not None and attempt.cluster == room.node.get("cluster.name"):
+            by = room.offer(request, runtime)
+            if by is not None and by.cluster == attempt.cluster:
+                return attempt
+    return None
+
+
+def _by(request: DeploymentRequest, runtime: RuntimeName, room: Room) -> dict[str, Any]:
+    by = room.offer(request, runtime)
+    return {"driver": by.driver, "cluster": by.cluster, "engine": by.engine} if by else {}
 
 
 def _tried(attempt: Attempt) -> Refusal:
@@ -243,14 +270,16 @@ def _put(
     request: DeploymentRequest, runtime: RuntimeName, replica: int, room: Room, reason: str
 ) -> Placement:
     room.take(request, runtime, replica)
-    cpu, memory, overhead = needs(request, runtime)
+    by = room.offer(request, runtime)
+    cpu, memory, overhead = needs(request, runtime, by.engine if by else None, room.node.get("cpu.arch"))
     return Placement(
         replica=replica,
         node=room.name,
         runtime=runtime,
-        acceleration=room.node.get("acceleration") if runtime in ("vm", "unikernel") else None,
+        **_by(request, runtime, room),
+        acceleration=by.acceleration if by and runtime in ("vm", "unikernel") else None,
         cpu=cpu,
         memory=memory,
         memory_overhead=overhead,
-        reason=reason,
+        reason=f"{reason}; {by.reason}" if by and by.reason else reason,
     )

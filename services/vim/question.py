@@ -18,11 +18,22 @@ FIELDS: Final = [
     "name",
     "runtimes",
     "acceleration",
+    "cpu.arch",
     "cpu.cores",
     "memory.total",
     "memory.available",
     "load.1m",
     "worker.allow_root",
+    "worker.runtimes",
+    "cluster.name",
+    "cluster.runtimes",
+    "cluster.engine.container",
+    "cluster.engine.unikernel",
+    "cluster.engine.vm",
+    "cluster.acceleration",
+    "cluster.allow_root",
+    "cluster.cpu",
+    "cluster.memory",
 ]
 #: Nodes in one answer; their attributes, and the names of the others, must fit into one message.
 MOST_NODES: Final = 1000
@@ -37,7 +48,7 @@ def question(request: DeploymentRequest, runtimes: Collection[RuntimeName] = ())
         {"runtimes": {"$in": list(runtimes or request.runtimes)}},
     ]
     if request.user == "root":
-        required.append({"worker.allow_root": True})
+        required.append({"$or": [{"worker.allow_root": True}, {"cluster.allow_root": True}]})
     if request.where:
         required.insert(0, request.where)
     extra = [name for preference in request.prefer for name in preference]

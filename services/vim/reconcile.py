@@ -22,7 +22,8 @@ from services.vim.decide import Decider
 from services.vim.driver import Driver
 from services.vim.enforce import enforcements
 from services.vim.ledger import Ledger
-from services.vim.lifecycle import Verdict, adrift, hopeless, judge, judge_stopping
+from services.vim.lifecycle import Verdict, adrift, hopeless, judge, judge_stopping, moved
+from services.vim.migrate import wished
 from services.vim.state import Life, State
 from services.vim.voice import TellStatus, Voice
 
@@ -92,6 +93,28 @@ class Reconciler:
         elif life.decision is not None:
             await self._pursue(life, life.decision)
 
+    async def whatif(self, request: DeploymentRequest) -> Decision:
+        """What would be decided of a request at this moment; nothing is done, said or reserved.
+
+        Raises:
+            InvalidDocument: it would be rejected; says every field that nothing enforces.
+            Unavailable: the index does not answer now.
+        """
+        deployment = request.deployment or "whatif"
+        # Of one that is there it would be an update, to which its own room is free.
+        life = self._state.lives.get(deployment if request.deployment else "") or Life(deployment)
+        self._check(life, request)
+        decision = Decision(
+            deployment=deployment,
+            generation=_next(life),
+            spec=request.spec_hash(),
+            outcome="unschedulable",
+            request=request,
+            enforced=await self._enforceable(request),
+            decided_at=now(),
+        )
+        return await self._decider.would(life, decision)
+
     async def trouble(self, deployment: str, error: Exception) -> None:
         """Tell that a step failed for a reason that waiting does not cure."""
         life = self._state.life(deployment)
@@ -122,26 +145,31 @@ class Reconciler:
             outcome="unschedulable",
             request=request,
             enforced=enforced,
+            # Wishes that are open stay so; those of an earlier life are no longer anybody's.
+            migrations=life.decision.migrations
+            if life.decision and not life.asked_again
+            else life.request_revision,
             decided_at=now(),
         )
         await self._decider.begin(life, decision)
 
     async def _enforced(self, life: Life, request: DeploymentRequest, generation: int) -> list[Enforcement]:
+        """What enforces each field; told where nobody can say it yet."""
+        try:
+            return await self._enforceable(request)
+        except Unavailable:
+            why = "the resource index does not answer; whether the request can be enforced is not known yet"
+            await self._voice.say(life, generation, Verdict("requested", "IndexAway", why, []))
+            raise
+
+    async def _enforceable(self, request: DeploymentRequest) -> list[Enforcement]:
         """What enforces each field; the index is asked only about names that nobody foresaw."""
         try:
             return enforcements(request)
         except InvalidDocument as error:
             if not any(str(problem["field"]).startswith(_ASKED_OF_NODES) for problem in error.problems):
                 raise
-            try:
-                known = await self._decider.candidates.known()
-            except Unavailable:
-                why = (
-                    "the resource index does not answer; whether the request can be enforced is not known yet"
-                )
-                await self._voice.say(life, generation, Verdict("requested", "IndexAway", why, []))
-                raise
-            return enforcements(request, known)
+            return enforcements(request, await self._decider.candidates.known())
 
     def _check(self, life: Life, request: DeploymentRequest) -> None:
         """What a request must be beside its own schema."""
@@ -186,11 +214,19 @@ class Reconciler:
 
     async def _pursue(self, life: Life, decision: Decision) -> None:
         """Place what is due, make it so, and say how it is."""
+        if elsewhere := moved(life, decision):
+            decision = await self._decider.follow(life, decision, elsewhere)
         attempts = hopeless(life, decision)
         drifting = adrift(life, decision, self._state, now())
         missing = decision.request.replicas - len(decision.placements)
         if attempts or drifting or missing:
             decision = await self._decider.again(life, decision, attempts, drifting)
+        await self._make_so(life, decision)
+        # Last, since it may have to wait for the index, and what runs must not.
+        if moves := wished(life, decision):
+            await self._make_so(life, await self._decider.migrate(life, decision, moves))
+
+    async def _make_so(self, life: Life, decision: Decision) -> None:
         await self._driver.apply(life, decision)
         await self._voice.say(life, decision.generation, judge(life, decision, self._state, now()))
         self._decider.reserve(life)

@@ -6,6 +6,7 @@ there. Out: refusals that say what was wanted and what there was.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -14,25 +15,23 @@ from schemas.deployment import DeploymentRequest
 from schemas.node import RuntimeName
 from schemas.quantities import format_bytes, format_cores
 from services.vim.ledger import Reserved
+from services.vim.offer import Offer, no_offer, offer
+from services.vim.overhead import overhead_of
 
 _MIB: Final = 1024 * 1024
-#: Memory that a runtime itself takes on top of the workload's, bytes (measured: QEMU's RSS beyond its guest).
-OVERHEAD: Final[dict[str, int]] = {
-    "process": 0,
-    "container": 8 * _MIB,
-    "unikernel": 64 * _MIB,
-    "vm": 64 * _MIB,
-}
 #: Memory of a guest whose request does not say: a kernel must be given some.
 GUEST_MEMORY: Final[dict[str, int]] = {"unikernel": 64 * _MIB, "vm": 256 * _MIB}
 #: Cores are fractions: less than a thousandth of a millicore is nobody's.
 _CRUMB: Final = 1e-6
 
 
-def needs(request: DeploymentRequest, runtime: RuntimeName) -> tuple[float, int, int]:
-    """Cores, bytes and bytes of overhead that one replica is charged in ``runtime``."""
+def needs(
+    request: DeploymentRequest, runtime: RuntimeName, engine: str | None = None, arch: str | None = None
+) -> tuple[float, int, int]:
+    """Cores, bytes and bytes of overhead that one replica is charged in ``runtime`` run by ``engine``."""
     memory = request.resources.memory or GUEST_MEMORY.get(runtime, 0)
-    return request.resources.cpu or 0.0, memory, OVERHEAD[runtime]
+    cpu = request.resources.cpu
+    return cpu or 0.0, memory, overhead_of(runtime, engine, cpu, arch)
 
 
 class Refusal(NamedTuple):
@@ -47,7 +46,7 @@ class Refusal(NamedTuple):
         """For people; of several nodes refused alike, what they had from ``least`` to ``most``."""
         had = _span(least, most, _FORMATS.get(self.kind, str))
         match self.kind:
-            case "runtimes":
+            case "runtimes" | "unfit":
                 return f"offers no {self.wanted}"
             case "cpu" | "memory":
                 return f"{self.kind} {had} unreserved < {_FORMATS[self.kind](self.wanted)}"
@@ -98,24 +97,40 @@ class Room:
         self._memory = int(node.get("memory.total") or 0) - reserved.memory
         self._available: int | None = node.get("memory.available")
         self._put = 0
+        # Pods get less than the machine has.
+        self._beyond_pods = (
+            max(0.0, float(node.get("cpu.cores") or 0) - float(node.get("cluster.cpu", math.inf))),
+            max(0, int(node.get("memory.total") or 0) - int(node.get("cluster.memory", 2**63))),
+        )
+        self._offers: dict[str, Offer | None] = {}
         for placement in self.own.values():
             self._cpu -= placement.cpu
             self._memory -= placement.memory + placement.memory_overhead
+
+    def offer(self, request: DeploymentRequest, runtime: RuntimeName) -> Offer | None:
+        """Who would run it here, and with what."""
+        if runtime not in self._offers:
+            self._offers[runtime] = offer(request, runtime, self.node)
+        return self._offers[runtime]
 
     def refusal(
         self, request: DeploymentRequest, runtime: RuntimeName, replica: int | None = None
     ) -> Refusal | None:
         """Why this node cannot take ``replica`` (or a new one), None where it can."""
-        offered = self.node.get("runtimes") or ()
-        if runtime not in offered:
+        by = self.offer(request, runtime)
+        if by is None:
+            if unfit := no_offer(request, runtime, self.node):
+                return Refusal("unfit", "runtimes", f"{runtime} for this: {unfit}", None)
+            offered = self.node.get("runtimes") or ()
             return Refusal("runtimes", "runtimes", runtime, ", ".join(offered))
-        cpu, memory, overhead = needs(request, runtime)
+        cpu, memory, overhead = needs(request, runtime, by.engine, self.node.get("cpu.arch"))
+        less_cpu, less_memory = self._beyond_pods if by.driver == "kubernetes" else (0.0, 0)
         before = self.own.get(-1 if replica is None else replica)
         freed = before.memory + before.memory_overhead if before else 0
-        cores = self._cpu + (before.cpu if before else 0.0)
+        cores = self._cpu - less_cpu + (before.cpu if before else 0.0)
         if cpu > cores + _CRUMB:
             return Refusal("cpu", "allocatable.cpu", cpu, max(0.0, round(cores, 3)))
-        unreserved = self._memory + freed
+        unreserved = self._memory - less_memory + freed
         if memory + overhead > unreserved:
             return Refusal("memory", "allocatable.memory", memory + overhead, max(0, unreserved))
         # What a workload gives back is not known: only for one that goes on as it is, it surely is enough.
@@ -132,7 +147,8 @@ class Room:
 
     def take(self, request: DeploymentRequest, runtime: RuntimeName, replica: int) -> None:
         """Put a replica here."""
-        cpu, memory, overhead = needs(request, runtime)
+        by = self.offer(request, runtime)
+        cpu, memory, overhead = needs(request, runtime, by.engine if by else None, self.node.get("cpu.arch"))
         before = self.own.pop(replica, None)
         freed = before.memory + before.memory_overhead if before else 0
         self._cpu += (before.cpu if before else 0.0) - cpu

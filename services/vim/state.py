@@ -12,7 +12,7 @@ from datetime import datetime
 
 from bus.watch import WatchItem
 from schemas.decision import Decision, DeploymentStatus, Placement
-from schemas.deployment import Cancellation, DeploymentRequest
+from schemas.deployment import Cancellation, DeploymentRequest, Migration
 from schemas.errors import InvalidDocument
 from schemas.flatten import may_be_metric
 from schemas.names import name_in
@@ -32,6 +32,8 @@ class Life:
         deployment: its id.
         request: the last request, None if it cannot be read (then ``refused`` says why).
         request_digest: identity of what was last asked, readable or not.
+        migrations: wishes to migrate by revision, those that no decision answered as far as we know.
+        migration_revision: the last revision of its wishes to migrate, whatever it holds.
         decision_revision: the last revision of its decisions, whatever it holds.
         decided_revision: the revision of ``decision``.
         status_spoiled: something else lies where our last status should.
@@ -48,6 +50,8 @@ class Life:
     refused: InvalidDocument | None = None
     cancel_revision: int = 0
     cancel_reason: str = ""
+    migrations: dict[int, Migration] = field(default_factory=dict)
+    migration_revision: int = 0
     decision: Decision | None = None
     decision_revision: int = 0
     decided_revision: int = 0
@@ -94,9 +98,14 @@ class Life:
             return False
         return self.decision.outcome == "unschedulable" or bool(self.status and self.status.state == "lost")
 
+    def open_migrations(self, decision: Decision) -> dict[int, Migration]:
+        """The wishes to migrate that are still to be answered, by revision."""
+        answered = max(decision.migrations, self.cancel_revision)
+        return {revision: wish for revision, wish in self.migrations.items() if revision > answered}
+
     def running_desired(self) -> list[Place]:
-        """Where some node is told to run it."""
-        return [place for place, desired in self.desired.items() if desired.state == "running"]
+        """Where some node is told to run it, be it paused."""
+        return [place for place, desired in self.desired.items() if desired.state != "stopped"]
 
     def seen(self, placement: Placement, generation: int) -> ObservedWorkload | None:
         """What was observed of a placement in this generation and in its runtime."""
@@ -152,7 +161,7 @@ class State:
         return known is not None and known.lost_since is not None
 
     def take_deployment(self, item: WatchItem[object]) -> list[str]:
-        """A request, cancellation, decision or status; returns the deployment."""
+        """A request, cancellation, wish to migrate, decision or status; returns the deployment."""
         life = self.life(name_in(item.subject))
         aspect = item.subject.rsplit(".", 1)[1]
         data = item.event.data if item.event else None
@@ -170,10 +179,15 @@ class State:
                 # A cancellation that cannot be read still is the wish that it ends.
                 life.cancel_revision = item.revision
                 life.cancel_reason = data.reason if isinstance(data, Cancellation) else ""
+            case "migrate":
+                life.migration_revision = item.revision
+                if isinstance(data, Migration):
+                    life.migrations[item.revision] = data
             case "decision":
                 life.decision_revision = item.revision
                 if isinstance(data, Decision) and data.deployment == life.deployment:
                     life.decision, life.decided_revision = data, item.revision
+                    life.migrations = life.open_migrations(data)
             case "status":
                 ours = isinstance(data, DeploymentStatus) and data.deployment == life.deployment
                 last = life.status.sequence if life.status else 0

@@ -29,7 +29,7 @@ from tests.parts.npm import AsyncApiParser
 from tests.parts.opera import OperaParser
 from tests.parts.part import Part, PartMissing, Progress
 from tests.parts.prometheus import Prometheus
-from tests.parts.qemu import Qemu
+from tests.parts.qemu import Qemu, QemuArm
 from tests.parts.runc import Runc
 
 
@@ -120,6 +120,13 @@ def test_runc_runs(runc: Runc) -> None:
 def test_qemu_runs(qemu: Qemu) -> None:
     said = subprocess.run([qemu.obtain(), "--version"], capture_output=True, text=True, check=True)
     assert "QEMU emulator" in said.stdout
+
+
+def test_qemu_for_arm64_runs(part: Callable[[QemuArm], QemuArm]) -> None:
+    said = subprocess.run(
+        [part(QemuArm()).obtain(), "-machine", "help"], capture_output=True, text=True, check=True
+    )
+    assert "virt-7.2" in said.stdout or "virt " in said.stdout
 
 
 def test_node_exporter_serves_its_page_and_stops(node_exporter: NodeExporter, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from schemas.deployment import DeploymentRequest
 from schemas.errors import InvalidDocument
@@ -36,6 +37,7 @@ ASKING: dict[str, Any] = {
     "on_loss": {"singleton": True, "replaceAfter": "1m"},
     "user": "root",
     "priority": 5,
+    "paused": True,
 }
 
 
@@ -162,3 +164,14 @@ def test_whatever_the_query_language_allows_is_held(where: dict[str, Any]) -> No
     assert {"where"} == {one.field for one in enforcements(request(where=where), ["my.metric", "never"])} & {
         "where"
     } or (where == {})
+
+
+def test_folders_are_for_unikernels_and_disks_for_vms() -> None:
+    folder = {"folder": "/srv/data", "mount": "/data"}
+    asked = request(runtimes=["unikernel"], images={"unikernel": {"kernel": "/k", "folders": [folder]}})
+    assert "images.unikernel.folders" in {one.field for one in enforcements(asked)}
+    with pytest.raises(InvalidDocument) as refused:
+        enforcements(request(runtimes=["unikernel"], images={"unikernel": {"kernel": "/k", "disk": "/d"}}))
+    assert refused.value.field == "images.unikernel.disk"
+    with pytest.raises(ValidationError, match=r"images\.vm\.folders"):
+        request(runtimes=["vm"], images={"vm": {"kernel": "/k", "folders": [folder]}})

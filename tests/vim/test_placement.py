@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from schemas.decision import Attempt, Placement
 from schemas.deployment import DeploymentRequest
 from services.vim.ledger import Held, Ledger
+from services.vim.overhead import OVERHEAD
 from services.vim.placement import place
-from services.vim.room import GUEST_MEMORY, OVERHEAD
+from services.vim.room import GUEST_MEMORY
 from tests.vim.levels import MIB, node, request
 
 RUNTIMES = ["process", "container", "unikernel", "vm"]

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from services.vim.worker import shim
 from services.vim.worker.cgroup import Group
 from services.vim.worker.settings import EngineSettings
 from services.vim.worker.shim import MARKER, Identity, Launch, Proc
@@ -65,6 +67,16 @@ class Runtime(Protocol):
     def begun(self, place: Place) -> bool:
         """Whether the workload's own code runs, and not still what prepares it."""
 
+    async def pause(self, place: Place, child: Proc) -> None:
+        """Have it stand still, with its memory; returns once it does. Done twice, it does no harm.
+
+        Raises:
+            CannotRun: ``CannotPause``.
+        """
+
+    async def resume(self, place: Place, child: Proc) -> None:
+        """Have it go on. Done twice, it does no harm."""
+
     async def ask_to_end(self, place: Place, child: Proc) -> None:
         """Ask the workload to end by itself; the caller waits, then kills."""
 
@@ -79,6 +91,26 @@ class Runtime(Protocol):
 
     def log(self, folder: Folder) -> Path:
         """The file with what the workload printed."""
+
+
+async def freeze(place: Place) -> None:
+    """Have every process of a run stand still: by the kernel, or by a signal that none can refuse.
+
+    Raises:
+        CannotRun: ``CannotPause``.
+    """
+    if place.group is not None:
+        await place.group.freeze()
+    else:
+        shim.signal_marked(place.instance, signal.SIGSTOP)
+
+
+async def thaw(place: Place) -> None:
+    """Have every process of a run go on."""
+    if place.group is not None:
+        await place.group.thaw()
+    else:
+        shim.signal_marked(place.instance, signal.SIGCONT)
 
 
 def limit_of(workload: Workload) -> int | None:

@@ -1,0 +1,109 @@
+"""What Kubernetes and KubeVirt hold against a machine, in the words of our request.
+
+In: what the API server answered, or the condition in which KubeVirt says why it does not go on. Out: a reason
+of ours and a message that names the field of the request, so that its author knows what to change.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple
+
+
+class Told(NamedTuple):
+    """Why something was not done: a reason in one word and a sentence."""
+
+    reason: str
+    message: str
+
+
+#: What KubeVirt's own messages are about, the first that matches.
+_MESSAGES: Final = tuple(
+    (re.compile(pattern), field)
+    for pattern, field in (
+        (r"(?i)userdata exceeds|user ?data .*limit", "images.vm.cloudInit.userData"),
+        (r"(?i)networkdata exceeds|network ?data .*limit", "images.vm.cloudInit.networkData"),
+        (r"(?i)only one userdatasource|only one networkdatasource", "images.vm.cloudInit"),
+        (r"(?i)requests\.memory .* greater than limits\.memory", "resources.memory"),
+        (r"(?i)requests\.cpu .* greater than limits\.cpu", "resources.cpu"),
+        (r"(?i)runstrategy|mutually exclusive", "restart"),
+        (r"(?i)kernel arguments cannot be provided", "images.vm.arguments"),
+        (r"(?i)hostdisk feature gate|exactly one source type", "images.vm"),
+        (r"(?i)conflicts with selected instance type", "resources"),
+        (r"(?i)masquerade interface|bridge interface|pod network", "ports"),
+        (r"(?i)disks\[\d+\]\.name .* not found", "images.vm"),
+    )
+)
+#: What of our request a part of the machine is made from, the longest that matches.
+_PARTS: Final = (
+    ("spec.runStrategy", "restart"),
+    ("spec.running", "restart"),
+    ("spec.instancetype", "resources"),
+    ("spec.dataVolumeTemplates", "images.vm"),
+    ("spec.template.spec.domain.memory", "resources.memory"),
+    ("spec.template.spec.domain.resources.requests.memory", "resources.memory"),
+    ("spec.template.spec.domain.cpu", "resources.cpu"),
+    ("spec.template.spec.domain.resources.requests.cpu", "resources.cpu"),
+    ("spec.template.spec.domain.resources", "resources"),
+    ("spec.template.spec.domain.firmware.kernelBoot.kernelArgs", "images.vm.arguments"),
+    ("spec.template.spec.domain.firmware", "images.vm"),
+    ("spec.template.spec.domain.devices.interfaces", "ports"),
+    ("spec.template.spec.domain.devices", "images.vm"),
+    ("spec.template.spec.networks", "ports"),
+    ("spec.template.spec.volumes", "images.vm"),
+    ("spec.template.spec.readinessProbe", "health"),
+    ("spec.template.spec.livenessProbe", "health"),
+)
+_QUOTA: Final = re.compile(r"(?i)exceeded quota")
+_MOST: Final = 4
+
+
+def field_of(path: str, message: str) -> str | None:
+    """The field of our request that a complaint about ``path`` of the machine is about."""
+    for pattern, field in _MESSAGES:
+        if pattern.search(message):
+            return field
+    path = re.sub(r"\[[^\]]*\]", "", path)
+    found = [(len(part), field) for part, field in _PARTS if path.startswith(part)]
+    return max(found)[1] if found else None
+
+
+def refused(http: int, reason: str, message: str, causes: Iterable[dict[str, Any]] = ()) -> Told:
+    """What an answer of the API server means.
+
+    ``InvalidWorkload`` cannot be helped by waiting, ``QuotaExceeded``, ``Refused`` and ``OwnedByOthers`` can;
+    of them all the message says what somebody has to change.
+    """
+    causes = list(causes)
+    owners = [cause for cause in causes if cause.get("reason") == "FieldManagerConflict"]
+    if owners:
+        which = ", ".join(f"{cause.get('field')} ({cause.get('message')})" for cause in owners[:_MOST])
+        return Told("OwnedByOthers", f"somebody else set it, and it is left alone: {which}")
+    if _QUOTA.search(message):
+        return Told("QuotaExceeded", message)
+    if http == 400 or (http == 422 and reason in ("Invalid", "")):
+        problems = [
+            _named(str(cause.get("field") or ""), str(cause.get("message") or "")) for cause in causes[:_MOST]
+        ]
+        return Told("InvalidWorkload", "; ".join(problems) or _named("", message))
+    if http in {404, 405}:
+        return Told("RuntimeMissing", f"the cluster has no KubeVirt: {message}")
+    return Told("Refused", message)
+
+
+def failure_of(condition: dict[str, Any]) -> Told:
+    """What the condition ``Failure`` of a machine means: it was accepted, and cannot be started."""
+    message = str(condition.get("message") or "")
+    if _QUOTA.search(message):
+        return Told("QuotaExceeded", message)
+    kind = str(condition.get("reason") or "Failure")
+    field = field_of("", message)
+    return Told("Refused", f"{f'{field}: ' if field else ''}{kind}: {message}" if message else kind)
+
+
+def _named(path: str, message: str) -> str:
+    field = field_of(path, message)
+    if field is None:
+        return f"{path}: {message}" if path and path not in message else message
+    return f"{field}: {message}"
