@@ -100,6 +100,16 @@ def test_a_lost_node_takes_its_deployments_with_it() -> None:
     assert (back.troubles, back.over) == ([], ["lost"])
 
 
+def test_who_was_moved_suffers_where_it_is() -> None:
+    judged = Judged()
+    moved = observed("b", "hello-0", moved_to="a")
+    judged.hears(moved, observed("a", "photos-0"))
+    (hot,) = judged.measures(temperature=90)
+    assert hot.deployments == ["hello", "photos"]
+    (fewer,) = judged.hears(moved.model_copy(update={"moved_to": None}))
+    assert fewer.deployments == ["photos"]
+
+
 def _wait(judged: Judged, seconds: float) -> list[NodeTrouble]:
     judged.now += seconds
     return judged.hears()
