@@ -31,6 +31,8 @@ _FACTORS: Final[dict[str, float]] = {
     **{unit: 1000.0**power for power, unit in enumerate("kMGTPE", 1)},
     **{f"{unit}i": 1024.0**power for power, unit in enumerate("KMGTPE", 1)},
 }
+#: Whoever puts this taint on a node says that nothing runs there any more; Kubernetes then frees what it held.
+OUT_OF_SERVICE: Final = "node.kubernetes.io/out-of-service"
 _ARCHITECTURES: Final = {"amd64": "x86_64", "arm64": "aarch64", "arm": "armv7l", "386": "i686"}
 _LONGEST: Final = 64
 
@@ -80,6 +82,9 @@ class Inventory:
             hostname=labels_of(document).get("kubernetes.io/hostname"),
             address=_address(document),
             ready=condition(document, "Ready").get("status") == "True",
+            fenced=any(
+                taint["key"] == OUT_OF_SERVICE for taint in document.get("spec", {}).get("taints") or ()
+            ),
             labels=labels_of(document),
         )
         if before is not None and before.node != machine.node:

@@ -21,6 +21,7 @@ from services.vim.cluster.api import (
     SECRETS,
     SERVICES,
     Api,
+    ApiError,
     Object,
     Resource,
 )
@@ -38,7 +39,7 @@ from services.vim.cluster.names import (
 )
 from services.vim.cluster.pod import Places, core, template
 from services.vim.cluster.podstate import PodState, pod_state
-from services.vim.cluster.refusal import refusal_of
+from services.vim.cluster.refusal import Refusal, refusal_of
 
 #: What of the cluster such kinds must see.
 RESOURCES: Final[tuple[Resource, ...]] = (DEPLOYMENTS, JOBS, PODS, SERVICES, CONFIG_MAPS, SECRETS)
@@ -450,6 +451,14 @@ class PodSet:
                     "port": number,
                     "url": f"http://{host}:{number}",
                 }
+
+    def refusal(self, error: ApiError) -> Refusal:
+        """What a refusal means, as Kubernetes says it."""
+        return refusal_of(error)
+
+    def ending(self, group: Group, seen: Seen) -> dict[tuple[str, int], Observation]:  # noqa: ARG002
+        """That pods end says enough."""
+        return {}
 
     def remaining(self, group: Group, seen: Seen) -> Iterable[tuple[str | None, str]]:
         """Pods that are nobody's, and those on their way out."""
