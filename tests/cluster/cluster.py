@@ -26,7 +26,7 @@ from tests.cluster.any_cluster import AnyCluster, until
 from tests.cluster.control_plane import ControlPlane, Pace
 from tests.cluster.node import FIRST, PROGRAMS, Node, Programs
 from tests.cluster.pki import Authority
-from tests.cluster.space import Space
+from tests.cluster.space import Space, SpaceError
 from tests.parts.cni import CniPlugins
 from tests.parts.containerd import Containerd
 from tests.parts.etcd import Etcd
@@ -284,7 +284,12 @@ class Cluster(AnyCluster):
         return Pace(**json.loads((self.folder / "pace.json").read_text()))
 
     def _start(self, plane: ControlPlane) -> None:
-        until(self.space.started, "the space", 10)
+        until(lambda: self.space.started() or not self._is_kept(), "the space", 20)
+        if not self._is_kept():
+            log = self.folder / "keeper.log"
+            raise SpaceError(
+                f"no space: {log.read_text(errors='replace')[-2000:] if log.exists() else 'it ended'}"
+            )
         run = self.space.run
         run("ip", "link", "set", "lo", "up")
         run("ip", "link", "add", "nodes", "type", "bridge")
@@ -300,6 +305,9 @@ class Cluster(AnyCluster):
         self.space.start("controller-manager", plane.controller_manager())
         self.space.start("scheduler", plane.scheduler())
         self.wait_for_service_account("default")
+
+    def _is_kept(self) -> bool:
+        return self._keeper is not None and self._keeper.poll() is None
 
     def _api_is_ready(self) -> bool:
         try:
