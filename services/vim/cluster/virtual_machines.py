@@ -103,8 +103,8 @@ class VirtualMachines:
             found += self._running(want, seen)
         for level in _only_ending(group):
             found += self._ending(level, seen)
-        # Instances are their machines' and KubeVirt's to end.
-        found += [_kept(INSTANCES, one) for one in seen.of(INSTANCES)]
+        # Instances and launchers are their machines' and KubeVirt's to end.
+        found += [_kept(resource, one) for resource in (INSTANCES, PODS) for one in seen.of(resource)]
         return list({(one.resource, name_of(one.document)): one for one in found}.values())
 
     def _running(self, want: Want, seen: Seen) -> list[Wanted]:

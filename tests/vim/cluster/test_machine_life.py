@@ -8,15 +8,30 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+from tests.cluster.any_cluster import AnyCluster
 from tests.cluster.cluster import Cluster
+from tests.vim.cluster import rights
 from tests.vim.cluster.field import Field, until
+from tests.vim.site import Site
 
 DISK = {"containerDisk": "registry.local/disk:1"}
 OURS = "vm,vmi,vmim,secrets,services,pods"
+
+
+@pytest.fixture
+async def field(site: Site, kubernetes: AnyCluster, namespace: str) -> AsyncIterator[Field]:
+    """A worker with no more rights than it must have, and little patience."""
+    made = Field(site, kubernetes, namespace)
+    kubeconfig = rights.give(kubernetes, namespace, "kubevirt.yaml")
+    made.start(kubeconfig=kubeconfig, MINICLOUD_MIGRATION_TARGET_TIMEOUT="4")
+    yield made
+    made.stop()
+    rights.take_back(kubernetes, namespace)
 
 
 async def deploy(field: Field, image: dict[str, Any] | None = None, **fields: Any) -> str:
