@@ -17,7 +17,7 @@ from schemas.event import now
 from services.vim.agenda import Having, Turn
 from services.vim.candidates import Candidates, Found
 from services.vim.ledger import Held, Ledger
-from services.vim.lifecycle import Verdict
+from services.vim.lifecycle import STAYED, Verdict
 from services.vim.migrate import Moves, answer
 from services.vim.placement import Choice, place
 from services.vim.state import Life
@@ -147,7 +147,8 @@ class Decider:
                 placed = {}  # a generation begins whole
             stay = [p for p in decision.placements if p.replica in loose and p.replica not in placed]
             moved = [attempt for attempt in drifting if attempt.replica in placed]
-            draft = decision.model_copy(update={"attempts": _joined(tried, moved), "unmoved": []})
+            stayed = [attempt for attempt in attempts if attempt.reason in STAYED]
+            draft = decision.model_copy(update={"attempts": _joined(tried, moved), "unmoved": stayed})
             placements = sorted([*kept, *stay, *placed.values()], key=lambda placement: placement.replica)
             whole = len(placements) == decision.request.replicas
             new = self._made(draft, found, choice, placements, whole=whole)
