@@ -26,7 +26,9 @@ from tests.parts.mosquitto import Mosquitto
 from tests.parts.nats_server import NatsServer
 from tests.parts.node_exporter import NodeExporter
 from tests.parts.npm import AsyncApiParser
+from tests.parts.opera import OperaParser
 from tests.parts.part import Part, PartMissing, Progress
+from tests.parts.prometheus import Prometheus
 from tests.parts.qemu import Qemu
 from tests.parts.runc import Runc
 
@@ -62,6 +64,9 @@ _SLOW = (
     "fleet/",
     "journey/",
     "minicloud/",
+    "monitor/test_archive.py",
+    "monitor/test_prometheus.py",
+    "monitor/test_service.py",
     "parts/",
     "bus/test_frame.py",
     "bus/test_links.py",
@@ -214,6 +219,18 @@ def busybox(part: Callable[[Busybox], Busybox]) -> Busybox:
 def node_exporter(part: Callable[[NodeExporter], NodeExporter]) -> NodeExporter:
     """Prometheus' node_exporter."""
     return part(NodeExporter())
+
+
+@pytest.fixture(scope="session")
+def prometheus(part: Callable[[Prometheus], Prometheus]) -> Prometheus:
+    """Prometheus itself."""
+    return part(Prometheus())
+
+
+@pytest.fixture(scope="session")
+def opera(part: Callable[[OperaParser], OperaParser]) -> OperaParser:
+    """xOpera's parser of TOSCA."""
+    return part(OperaParser())
 
 
 @pytest.fixture(scope="session")

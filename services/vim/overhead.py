@@ -16,6 +16,8 @@ OVERHEAD: Final[dict[str, int]] = {
     "unikernel": 64 * _MIB,
     "vm": 64 * _MIB,
 }
+#: Engines that run QEMU inside of a pod, which takes what every pod takes.
+_IN_A_POD: Final = frozenset({"qemu-pod", "urunc"})
 #: Engines that put a pod of KubeVirt around each guest.
 _IN_A_LAUNCHER: Final = frozenset({"kubevirt", "kernel-boot"})
 #: The sidecar in that pod that keeps the console.
@@ -24,7 +26,9 @@ _SIDECAR: Final = 35_000_000
 
 def overhead_of(runtime: str, engine: str | None, cpu: float | None, arch: str | None = None) -> int:
     """Bytes that ``engine`` takes on top of a workload with ``cpu`` cores."""
-    return launcher_overhead(cpu, arch) if engine in _IN_A_LAUNCHER else OVERHEAD[runtime]
+    if engine in _IN_A_LAUNCHER:
+        return launcher_overhead(cpu, arch)
+    return OVERHEAD[runtime] + (OVERHEAD["container"] if engine in _IN_A_POD else 0)
 
 
 def processors(cpu: float | None) -> int:

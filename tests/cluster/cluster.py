@@ -10,6 +10,7 @@ import json
 import secrets
 import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -24,6 +25,7 @@ from tests.cluster import control_plane, images, keeper, racks
 from tests.cluster.any_cluster import AnyCluster, until
 from tests.cluster.control_plane import ControlPlane, Pace
 from tests.cluster.node import FIRST, PROGRAMS, Node, Programs
+from tests.cluster.pki import Authority
 from tests.cluster.space import Space, SpaceError
 from tests.parts.cni import CniPlugins
 from tests.parts.containerd import Containerd
@@ -229,7 +231,10 @@ class Cluster(AnyCluster):
         )
 
     def add_kinds(self, folder: Path) -> None:
-        """Serve the custom resources that a folder's ``*.yaml`` define, and let its Stages live, by one KWOK more."""
+        """Serve the custom resources that a folder's ``*.yaml`` define, and let its Stages live, by one KWOK more.
+
+        A ``subresources.py`` beside them is a server of its own for what custom resources cannot have.
+        """
         documents = [
             document
             for path in sorted(folder.glob("*.yaml"))
@@ -243,6 +248,16 @@ class Cluster(AnyCluster):
             path.write_text(yaml.safe_dump_all(stages))
             admin = self.folder / "kubeconfig/inside.yaml"
             self.space.start(f"kwok-{folder.name}", racks.kinds_command(Kwok().obtain(), admin, path))
+        if (folder / "subresources.py").exists():
+            certificate, key = Authority(self.folder / "pki").issue(
+                f"api-{folder.name}", folder.name, names=["DNS:localhost"]
+            )
+            module = f"tests.cluster.{folder.name}.subresources"
+            inside = self.folder / "kubeconfig/inside.yaml"
+            self.space.start(f"api-{folder.name}", [sys.executable, "-m", module, inside, certificate, key])
+        others = [made for made in documents if made["kind"] not in ("CustomResourceDefinition", "Stage")]
+        if others:
+            self.apply(*others)
 
     # Ways in.
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import shutil
 import subprocess
 import textwrap
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +34,9 @@ from tests.parts.nats_server import NatsServer
 from tests.parts.nftables import Nftables
 from tests.parts.node_exporter import NodeExporter
 from tests.parts.npm import AsyncApiParser
+from tests.parts.opera import OperaParser
 from tests.parts.part import Part, PartMissing, Progress
+from tests.parts.prometheus import Prometheus
 from tests.parts.qemu import Qemu, QemuArm
 from tests.parts.runc import Runc
 
@@ -277,6 +282,28 @@ def test_an_unpacked_qemu_finds_its_firmware(own_cache: Path, progress: list[str
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert ended.returncode == 1, ended.stderr
+
+
+def test_prometheus_answers_who_knows_its_password_and_nobody_else(
+    prometheus: Prometheus, tmp_path: Path
+) -> None:
+    with prometheus.start(tmp_path / "data", [], "tests", "secret") as it:
+        ask = urllib.request.Request(f"{it.url}/api/v1/query?query=vector(7)")
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(ask, timeout=10)
+        ask.add_header("Authorization", f"Basic {base64.b64encode(b'tests:secret').decode()}")
+        with urllib.request.urlopen(ask, timeout=10) as answer:
+            assert json.load(answer)["data"]["result"][0]["value"][1] == "7"
+
+
+def test_opera_reads_a_tosca_document_and_refuses_another(opera: OperaParser, tmp_path: Path) -> None:
+    path = tmp_path / "one.yaml"
+    template = "topology_template: {node_templates: {one: {type: %s}}}"
+    path.write_text("tosca_definitions_version: tosca_simple_yaml_1_3\n" + template % "tosca.nodes.Compute")
+    assert opera.nodes(path) == ["one"]
+    path.write_text("tosca_definitions_version: tosca_simple_yaml_1_3\n" + template % "tosca.nodes.Nothing")
+    with pytest.raises(AssertionError, match="Nothing"):
+        opera.nodes(path)
 
 
 def test_a_missing_part_is_told_in_a_table_and_fails_in_ci(
