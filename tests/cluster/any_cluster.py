@@ -176,7 +176,7 @@ class AnyCluster:
         }
 
 
-def until(ready: Callable[[], bool], what: str = "it", timeout: float = 30) -> None:
+def until(ready: Callable[[], bool], what: str = "it", timeout: float = 60) -> None:
     """Wait for a condition that the API tells; AssertionError if it takes too long."""
     deadline = time.monotonic() + timeout
     while not ready():
