@@ -26,6 +26,7 @@ _COMMANDS: Final = {
     "why": ("deployments", "why", "Tell why a deployment is where it is."),
     "logs": ("deployments", "logs", "Print what a deployment said last."),
     "cancel": ("deployments", "cancel", "End a deployment."),
+    "package": ("package", "package", "Make the image of a unikernel, for nodes and pods."),
     "fleet": ("fleet", "fleet", "Simulate nodes over real MQTT connections."),
     "credentials": ("credentials", "credentials", "Make, list, rotate and revoke credentials."),
 }

@@ -57,6 +57,7 @@ def package(made: Unikernel, folder: Path, name: str, qemu: dict[str, Item] | No
         CannotRun: arguments or environment that a kernel's command line cannot carry.
     """
     own, others = _NAMES[made.machine]
+    defaults = _defaults(made)  # refuses before anything is written
     content = {KERNEL: made.kernel, **({INITRD: made.initrd} if made.initrd is not None else {})}
     bare = [Layer({path: Item(data)}, {_NOTES[path]: f"/{path}"}) for path, data in content.items()]
     run = {
@@ -68,7 +69,7 @@ def package(made: Unikernel, folder: Path, name: str, qemu: dict[str, Item] | No
     images = [Image({"architecture": own, "os": "qemu"}, bare, run, more)]
     if qemu is not None:
         files = {path: Item(data, 0o644) for path, data in content.items()}
-        layers = [Layer(qemu, packed=True), Layer({**files, **_defaults(made)})]
+        layers = [Layer(qemu, packed=True), Layer({**files, **defaults})]
         entry = {"Entrypoint": [ENTRY], "Env": ["PATH=/bin"], "User": "65534:65534"}
         images.append(Image({"architecture": others, "os": "linux"}, layers, entry))
     return write(folder, name, images)
