@@ -73,7 +73,9 @@ async def test_it_serves_from_a_pod_and_the_decision_says_why_there(
     (replica,) = status.replicas
     assert (replica.engine, replica.cluster) == ("qemu-pod", real_field.name)
     (endpoint,) = replica.endpoints
-    assert page(loaded, endpoint["address"], endpoint["port"]).startswith('good "day" $(HOME) ] from a unikernel: ')
+    assert page(loaded, endpoint["address"], endpoint["port"]).startswith(
+        'good "day" $(HOME) ] from a unikernel: '
+    )
     (pod,) = real_field.pods(name)
     assert page(loaded, pod["status"]["podIP"], 8080).startswith('good "day"')
     decision = real_field.site.decisions(name)[-1]
