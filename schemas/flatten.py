@@ -20,6 +20,8 @@ _YES: Final = frozenset({"true", "yes", "1", "on"})
 _BYTES: Final = frozenset(name for name, attribute in ATTRIBUTES.items() if attribute.unit == "B")
 _ABSURD: Final = 2**63
 _LONGEST_WHY: Final = 200
+#: As many metrics as an ordinary sample has at most.
+_USUAL: Final = 64
 #: The label that makes a node part of the storage pool.
 STORAGE_LABEL: Final = "storage.worker"
 #: What is said of a node by others than its agent.
@@ -101,11 +103,24 @@ def measured(values: Mapping[str, float]) -> dict[str, Value]:
 
     A sample may not speak for what characterization, presence or the worker say.
     """
+    if len(values) <= _USUAL:
+        admitted, in_bytes = _roles(tuple(values))
+        if admitted and math.isfinite(sum(values.values())):  # a sum without end only costs a second look
+            whole: dict[str, Value] = {**values}
+            for name in in_bytes:
+                whole[name] = round(values[name])
+            return whole
     return {
         name: round(value) if name in _BYTES else value
         for name, value in values.items()
         if math.isfinite(value) and may_be_metric(name)
     }
+
+
+@lru_cache(maxsize=128)
+def _roles(names: tuple[str, ...]) -> tuple[bool, tuple[str, ...]]:
+    """Whether a sample may carry all of these names, and which are bytes: many nodes measure the same."""
+    return all(map(may_be_metric, names)), tuple(name for name in names if name in _BYTES)
 
 
 @lru_cache(maxsize=8192)

@@ -21,6 +21,8 @@ _HOST_ENGINES: Final[dict[str, str]] = {
     "unikernel": "qemu",
     "vm": "qemu",
 }
+#: Engines of a cluster that let a workload stand still; a node's own worker does that with everything.
+PAUSES: Final = frozenset({"kubevirt"})
 
 
 class Offer(NamedTuple):
@@ -118,6 +120,8 @@ def _cannot(
     request: DeploymentRequest, runtime: RuntimeName, engine: str, node: dict[str, Any]
 ) -> str | None:
     """Why an engine of the cluster cannot run the request's image, whatever room there is."""
+    if request.paused and engine not in PAUSES:
+        return "it pauses nothing"
     if request.user == "root" and not node.get("cluster.allow_root"):
         return "its settings allow no root"
     image = getattr(request.images, runtime)

@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -95,12 +95,20 @@ class AnyCluster:
         return f"{address}:{port}"
 
     def establish(self, definitions: list[dict[str, Any]]) -> None:
-        """Define custom resources and wait until they are served."""
+        """Define custom resources and wait until they are served and described (a KWOK exits before that)."""
         if not definitions:
             return
         self.apply(*definitions)
         names = [f"crd/{definition['metadata']['name']}" for definition in definitions]
         self.kubectl("wait", "--for=condition=Established", "--timeout=30s", *names)
+        for definition in definitions:
+            spec = definition["spec"]
+            for version in spec["versions"]:
+                path = f"/openapi/v3/apis/{spec['group']}/{version['name']}"
+                until(
+                    partial(self._describes, path, spec["names"]["kind"]),
+                    f"{spec['names']['kind']} in {path}",
+                )
 
     def ready_nodes(self, selector: str = "") -> set[str]:
         """The names of the nodes that are Ready."""
@@ -112,6 +120,10 @@ class AnyCluster:
             if {"Ready": "True"}.items()
             <= {said["type"]: said["status"] for said in node["status"].get("conditions", [])}.items()
         }
+
+    def _describes(self, path: str, kind: str) -> bool:
+        answer = self.api.call_api("GET", f"{self.api.configuration.host}{path}")
+        return answer.status == 200 and f'"kind":"{kind}"'.encode() in answer.read()
 
     def _server(self) -> dict[str, Any]:
         """Address and authority, for another kubeconfig of the same cluster."""

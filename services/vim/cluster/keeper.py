@@ -24,7 +24,7 @@ from services.vim.cluster.kind import Group, Kind, Machines, Observation, Seen
 from services.vim.cluster.levels import Levels
 from services.vim.cluster.lying import Lying, controlled
 from services.vim.cluster.names import Key, Ours, name_of
-from services.vim.cluster.refusal import Refusal, refusal_of
+from services.vim.cluster.refusal import Refusal
 from services.vim.cluster.telling import Telling
 from services.vim.cluster.trouble import Troubles
 from services.vim.cluster.writing import Writing
@@ -208,7 +208,7 @@ class Keeper:
             if group.wants:
                 await kind.act(group, seen, self._api)
         except ApiError as error:
-            refusal = refusal_of(error)
+            refusal = kind.refusal(error)
         for one in wanted:
             if one.keep:
                 continue
@@ -216,7 +216,7 @@ class Keeper:
             try:
                 written = await self._writing.write(one)
             except ApiError as error:
-                refusal = refusal or refusal_of(error)
+                refusal = refusal or kind.refusal(error)
                 continue
             refusal = refusal or written.refusal
             waits = waits or written.waits
@@ -297,6 +297,7 @@ class Keeper:
         """Of each level that says so: whether it has stopped."""
         told = seen.told
         left = list(kind.remaining(group, seen)) if group.ending else []
+        own = kind.ending(group, seen) if group.ending else {}
         any_left = bool(left) or any(
             not controlled(document) for documents in seen.objects.values() for document in documents
         )
@@ -304,6 +305,9 @@ class Keeper:
             level = want.level
             before = told.get((level.node, level.replica))
             if before and before.state in _ENDED and (before.generation or 0) >= level.generation:
+                continue
+            if (ending := own.get((level.node, level.replica))) is not None:
+                self._telling.tell(level, ending)
                 continue
             machine = self._machines.by_node(level.node)
             still = [
@@ -328,6 +332,8 @@ def _refused(seen: Observation, refusal: Refusal | None) -> Observation:
         return seen
     if seen.state == "running":
         return replace(seen, state="degraded", reason=refusal.reason, message=refusal.message)
+    if seen.state == "migrating":
+        return replace(seen, reason=refusal.reason, message=f"{seen.message}: {refusal.message}")
     if seen.state in ("creating", "starting") and seen.reference is None:
         state: WorkloadState = "failed" if refusal.lasting else "creating"
         return replace(seen, state=state, reason=refusal.reason, message=refusal.message)

@@ -12,11 +12,15 @@ from schemas.errors import NotFound, Unavailable
 from schemas.verbs import LogsRequest
 from services.vim.cluster.api import PODS, Api, ApiError, Object
 from services.vim.cluster.match import ending
-from services.vim.cluster.names import DEPLOYMENT, annotations_of, name_of
+from services.vim.cluster.names import DEPLOYMENT, annotations_of, labels_of, name_of
 from services.vim.cluster.pod import MAIN
 
 #: Terminal commands and control characters: what is printed must be safe in somebody's terminal.
 _CONTROL: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[@-Z\\^_a-z])|[\x00-\x08\x0b-\x1f\x7f]")
+#: On the pod around a virtual machine: the machine.
+MACHINE: Final = "vm.kubevirt.io/name"
+#: The container beside a virtual machine that prints what its console does.
+CONSOLE: Final = "guest-console-log"
 _STAMPED: Final = re.compile(
     r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)) ?(.*)", re.DOTALL
 )
@@ -60,7 +64,7 @@ def pod_of(pods: list[Object], reference: str | None, deployment: str) -> Object
     name = (reference or "").rpartition("/")[2]
     ours = [pod for pod in pods if annotations_of(pod).get(DEPLOYMENT) == deployment]
     for pod in sorted(ours, key=ending):
-        if name_of(pod) == name:
+        if name in (name_of(pod), labels_of(pod).get(MACHINE)):
             return pod
     raise NotFound(
         f"nothing of {deployment!r} that could have printed is there", expected="a workload that ran"
@@ -91,7 +95,10 @@ def _moment(stamp: str) -> tuple[str, str]:
 
 def _container(pod: Object) -> str:
     names = [str(one["name"]) for one in pod.get("spec", {}).get("containers") or ()]
-    return MAIN if MAIN in names or not names else names[0]
+    for known in (MAIN, CONSOLE):
+        if known in names or not names:
+            return known
+    return names[0]
 
 
 def _restarts(pod: Object) -> bool:

@@ -16,7 +16,7 @@ from typing import Any, Final
 from schemas.workload import DesiredWorkload
 from services.vim.cluster.api import Object
 from services.vim.cluster.kind import Machines
-from services.vim.cluster.names import DEPLOYMENT, Ours, digest, port_name
+from services.vim.cluster.names import DEPLOYMENT, RACKS, Ours, digest, port_name
 from services.vim.cluster.settings import ClusterSettings
 from services.vim.worker.workload import CannotRun
 
@@ -101,7 +101,11 @@ def template(
         "tolerations": tolerations(level),
         "affinity": {"nodeAffinity": affinity(places, machines)},
         **({"volumes": list(volumes)} if volumes else {}),
-        **({"topologySpreadConstraints": spread} if (spread := spreading(level, ours)) else {}),
+        **(
+            {"topologySpreadConstraints": spread}
+            if (spread := spreading(level, places, machines, ours))
+            else {}
+        ),
     }
     if settings.pull_secret_names:
         spec["imagePullSecrets"] = [{"name": name} for name in settings.pull_secret_names]
@@ -279,7 +283,7 @@ def _terms(nodes: Sequence[str], machines: Machines) -> list[Object]:
     ]
 
 
-def spreading(level: DesiredWorkload, ours: Ours) -> list[Object]:
+def spreading(level: DesiredWorkload, places: Places, machines: Machines, ours: Ours) -> list[Object]:
     """Replicas over different values of a label, where that is what ``spread`` asks for."""
     if level.spread is None:
         return []
@@ -288,6 +292,9 @@ def spreading(level: DesiredWorkload, ours: Ours) -> list[Object]:
     for prefix in ("cluster.label.", "label."):
         if over.startswith(prefix):
             key = over.removeprefix(prefix)
+    if over == "rack":
+        known = [machine.labels for node in places.allowed if (machine := machines.by_node(node))]
+        key = next((rack for rack in RACKS if known and all(rack in labels for labels in known)), None)
     if key is None:
         return []  # what the cluster knows nothing of is left to the nodes that vim chose
     return [

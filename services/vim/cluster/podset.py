@@ -21,6 +21,7 @@ from services.vim.cluster.api import (
     SECRETS,
     SERVICES,
     Api,
+    ApiError,
     Object,
     Resource,
 )
@@ -38,7 +39,7 @@ from services.vim.cluster.names import (
 )
 from services.vim.cluster.pod import Places, core, template
 from services.vim.cluster.podstate import PodState, pod_state
-from services.vim.cluster.refusal import refusal_of
+from services.vim.cluster.refusal import Refusal, refusal_of
 
 #: What of the cluster such kinds must see.
 RESOURCES: Final[tuple[Resource, ...]] = (DEPLOYMENTS, JOBS, PODS, SERVICES, CONFIG_MAPS, SECRETS)
@@ -113,7 +114,10 @@ class PodSet:
         name = self._ours.name(newest.deployment, newest.runtime)
         lying = next((one for one in seen.of(DEPLOYMENTS) if name_of(one) == name), None)
         places = self._places(group, newest, body, lying, seen)
+        identity = self._identity(newest, body, seen)
         made = self._template(newest, body, places, seen)
+        # What a pod came from; nothing in it says a generation, so that the same goes on unharmed.
+        made["metadata"]["annotations"][SPEC] = identity
         metadata = self._metadata(newest, name)
         metadata["annotations"][NODES] = json.dumps(
             {"chosen": places.chosen, "allowed": places.allowed, "constraint": places.constraint}
@@ -161,8 +165,8 @@ class PodSet:
 
     def _identity(self, level: DesiredWorkload, body: Body, seen: Seen) -> str:
         """What pods of this level came from, whatever nodes they were given to choose from."""
-        made = self._template(level, body, Places((level.node,), (level.node,)), seen)
-        return str(made["metadata"]["annotations"][SPEC])
+        nodes = (level.node, *level.candidates)
+        return core(self._template(level, body, Places(nodes, nodes), seen))
 
     def _template(
         self, level: DesiredWorkload, body: Body, places: Places, seen: Seen, restart: str = "Always"
@@ -179,8 +183,6 @@ class PodSet:
         )
         made["spec"].update(body.spec)
         made["metadata"]["annotations"].update(body.annotations)
-        # What a pod came from; nothing in it says a generation, so that the same goes on unharmed.
-        made["metadata"]["annotations"][SPEC] = core(made)
         return made
 
     def _job(self, want: Want, seen: Seen) -> Wanted:
@@ -449,6 +451,14 @@ class PodSet:
                     "port": number,
                     "url": f"http://{host}:{number}",
                 }
+
+    def refusal(self, error: ApiError) -> Refusal:
+        """What a refusal means, as Kubernetes says it."""
+        return refusal_of(error)
+
+    def ending(self, group: Group, seen: Seen) -> dict[tuple[str, int], Observation]:  # noqa: ARG002
+        """That pods end says enough."""
+        return {}
 
     def remaining(self, group: Group, seen: Seen) -> Iterable[tuple[str | None, str]]:
         """Pods that are nobody's, and those on their way out."""

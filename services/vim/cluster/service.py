@@ -160,7 +160,11 @@ class ClusterWorker:
         was = self.inventory.by_kubernetes(str((before or after)["metadata"]["name"]))
         self.census.take(before, after)
         now = self.inventory.by_kubernetes(str((before or after)["metadata"]["name"]))
-        if self._begun and (was is None or now is None or (was.ready, was.node) != (now.ready, now.node)):
+        if self._begun and (
+            was is None
+            or now is None
+            or (was.ready, was.fenced, was.node) != (now.ready, now.fenced, now.node)
+        ):
             self.keeper.concern_all()
 
     def _changed(self, key: Key) -> None:
