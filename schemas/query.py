@@ -149,6 +149,9 @@ class Coverage(BaseModel):
         nodes: how many nodes it knows.
         via: how it answered: ``index`` is our own, ``copy`` our copy of its nodes, ``link`` its own rid.
         behind: of a copy, seconds since it was known to lack nothing.
+        horizon: of a past moment, how far back the change log reaches, where it is no longer whole; a node is
+            missing that wrote nothing since then until the moment, unless what it wrote last is still known.
+        missing: of a past moment, how many nodes are known to be missing for that.
         reason: why there is no answer, a sentence.
     """
 
@@ -159,6 +162,8 @@ class Coverage(BaseModel):
     nodes: int = 0
     via: Literal["index", "copy", "link"] | None = None
     behind: float | None = None
+    horizon: datetime | None = None
+    missing: int = 0
     reason: str | None = None
 
 

@@ -100,7 +100,7 @@ class Rid:
         self.kept = KeptQueries(
             self._bus, self.standing, self.answers.whole, self._connect_mqtt, lambda: self.publishing
         )
-        self.history = History(self._bus, lambda: new_index(settings))
+        self.history = History(self._bus, lambda: new_index(settings), self.changes.everything)
         self.ingest = Ingest(self.standing.written, thresholds, self._on_change)
         self._asked = frame.counter("rid_queries_total", "Queries answered or refused", "outcome")
         self._wrote = frame.counter("rid_changes_total", "Resource-change events published", "kind")
