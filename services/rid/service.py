@@ -92,7 +92,11 @@ class Rid:
         self.changes = ChangeLog(self._look, settings.metrics_every, settings.material)
         thresholds = Thresholds(settings.stale_after, settings.lost_after)
         self.answers = Answers(
-            self.index, settings.minicloud, lambda: self.ingest.heard, lambda: self.changes.revision
+            self.index,
+            settings.minicloud,
+            lambda: self.ingest.heard,
+            lambda: self.changes.revision,
+            began=time.time() if settings.means_every else None,
         )
         self.federation = Federation(frame, self.index, self.answers, lambda: self.changes.revision)
         self.standing = Standing(self.index, lambda: self.changes.revision, self.answers.whole)
