@@ -57,6 +57,7 @@ class Candidates:
         current: Collection[str] = (),
         attempts: Collection[Attempt] = (),
         taken: Collection[str] = (),
+        over: Collection[str] = (),
     ) -> Found:
         """The nodes to choose from.
 
@@ -65,12 +66,13 @@ class Candidates:
             current: where it runs now.
             attempts: what was tried in vain.
             taken: nodes whose pinned ports others hold.
+            over: attributes over which rules about neighbours reach.
 
         Raises:
             Unavailable: the index does not answer now.
             InvalidQuery: it does not know something that the request names.
         """
-        ask = question(request)
+        ask = question(request, over=over)
         answer = await self._query(ask)
         found = Found(ask, answer["nodes"], _rejections(answer), answer.get("coverage", []))
         if answer["total"] <= len(found.nodes):
@@ -79,7 +81,7 @@ class Candidates:
         nodes: dict[str, dict[str, Any]] = {}
         for runtime in request.runtimes:
             tried = {attempt.node for attempt in attempts if attempt.runtime == runtime}
-            part = await self._query(narrowed(request, runtime, {*taken, *tried}))
+            part = await self._query(narrowed(request, runtime, {*taken, *tried}, over))
             nodes.update({node["name"]: node for node in part["nodes"]})
             found.rejected += [
                 group.model_copy(update={"runtime": runtime})
@@ -88,7 +90,7 @@ class Candidates:
             ]
         if current:
             nodes.update(
-                {node["name"]: node for node in (await self._query(these(request, current)))["nodes"]}
+                {node["name"]: node for node in (await self._query(these(request, current, over)))["nodes"]}
             )
         found.nodes = list(nodes.values())
         return found

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What one replica takes on one node: cores, bytes with the runtime's own, pinned host ports."""
+    """What one replica takes on one node: cores, bytes with the runtime's own, pinned host ports; and its number."""
 
     node: str
     cpu: float = 0.0
     memory: int = 0
     ports: tuple[int, ...] = ()
+    replica: int = 0
 
 
 @dataclass(slots=True)
@@ -55,6 +56,10 @@ class Ledger:
     def release(self, deployment: str) -> bool:
         """A deployment holds nothing any more; whether it held anything."""
         return self.reserve(deployment, [])
+
+    def of(self, deployment: str) -> list[Held]:
+        """What a deployment holds."""
+        return self._held.get(deployment, [])
 
     def of_nodes(self, *, without: str | None = None) -> dict[str, Reserved]:
         """What is taken on each node, leaving out one deployment (that is being placed)."""

@@ -13,10 +13,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from schemas.decision import Attempt, Candidate, Placement, Rejection
+from schemas.decision import Attempt, Candidate, Placement, Preempted, Rejection
 from schemas.deployment import DeploymentRequest
 from schemas.node import RuntimeName
 from services.vim.ledger import Reserved
+from services.vim.neighbours import Around, Neighbours
 from services.vim.room import Refusal, Room, needs
 from services.vim.score import scores
 
@@ -34,12 +35,14 @@ class Choice:
         candidates: who could run it in the winning runtime, best first.
         rejected: who could not, and why.
         message: why something was not placed, in a sentence.
+        preempts: replicas of others that make room for these placements.
     """
 
     placements: list[Placement] = field(default_factory=list)
     candidates: list[Candidate] = field(default_factory=list)
     rejected: list[Rejection] = field(default_factory=list)
     message: str = ""
+    preempts: list[Preempted] = field(default_factory=list)
 
 
 def place(
@@ -50,6 +53,7 @@ def place(
     current: Iterable[Placement] = (),
     attempts: Iterable[Attempt] = (),
     replicas: Iterable[int] | None = None,
+    around: Around | None = None,
 ) -> Choice:
     """Choose for every replica.
 
@@ -61,7 +65,9 @@ def place(
             they are stay: nothing healthy is moved. The others keep their room.
         attempts: what was tried and failed; not tried again.
         replicas: which replicas to place; all by default.
+        around: who may not run beside whom.
     """
+    current = list(current)
     wanted = list(range(request.replicas) if replicas is None else replicas)
     own: dict[str, dict[int, Placement]] = defaultdict(dict)
     for placement in current:
@@ -69,9 +75,14 @@ def place(
     best = Choice()
     rejected: list[Rejection] = []
     for runtime in request.runtimes:
+        neighbours = Neighbours(around, current) if around and not around.free else None
         rooms = {
             node["name"]: Room(
-                node, reserved.get(node["name"], _NOTHING), own.get(node["name"], {}), placing=wanted
+                node,
+                reserved.get(node["name"], _NOTHING),
+                own.get(node["name"], {}),
+                placing=wanted,
+                neighbours=neighbours,
             )
             for node in sorted(nodes, key=lambda node: str(node["name"]))
         }
@@ -120,7 +131,7 @@ def _place_in(
                     score=round(sum(parts.values()), 4),
                     scores=parts,
                 )
-                for name, parts in scores(request, able).items()
+                for name, parts in scores(request, runtime, able).items()
             ),
             key=lambda candidate: (-candidate.score, candidate.node),
         ),

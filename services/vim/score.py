@@ -10,16 +10,20 @@ from typing import Any
 
 from schemas.attributes import lookup
 from schemas.deployment import DeploymentRequest
+from schemas.node import RuntimeName
 from schemas.version import version_key
+from services.vim.preferences import preferences
 from services.vim.room import Room
 
 
-def scores(request: DeploymentRequest, rooms: Iterable[Room]) -> dict[str, dict[str, float]]:
+def scores(
+    request: DeploymentRequest, runtime: RuntimeName, rooms: Iterable[Room]
+) -> dict[str, dict[str, float]]:
     """Each node's score by part, each part from 0 to its weight."""
     rooms = list(rooms)
     parts: dict[str, dict[str, float]] = {room.name: {} for room in rooms}
     weight = 1.0
-    for preference in request.prefer:
+    for preference in preferences(request):
         ((attribute, direction),) = preference.items()
         values = {room.name: room.node.get(attribute) for room in rooms}
         for name, part in _ranked(attribute, values, ascending=direction == "asc").items():
@@ -32,6 +36,10 @@ def scores(request: DeploymentRequest, rooms: Iterable[Room]) -> dict[str, dict[
         parts[room.name]["pack" if request.pack else "room"] = round(weight * part * 0.5, 4)
         load = float(room.node.get("load.1m") or 0.0) / max(1.0, float(room.node.get("cpu.cores") or 1))
         parts[room.name]["idle"] = round(weight * 0.5 / (1.0 + max(0.0, load)), 4)
+    away = {room.name for room in rooms if room.avoids(request, runtime)}
+    if away:
+        for room in rooms:
+            parts[room.name]["taints"] = 0.0 if room.name in away else round(weight, 4)
     return parts
 
 
