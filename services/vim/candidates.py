@@ -30,17 +30,19 @@ class Found:
         nodes: to choose from.
         rejected: the others, by the condition that they fail.
         coverage: how complete and fresh it is.
+        known: how many nodes were looked at, where they are not told one by one.
     """
 
     query: dict[str, Any]
     nodes: list[dict[str, Any]] = field(default_factory=list)
     rejected: list[Rejection] = field(default_factory=list)
     coverage: list[dict[str, Any]] = field(default_factory=list)
+    known: int = 0
 
     @property
     def considered(self) -> int:
         """How many nodes were looked at."""
-        return len(self.nodes) + sum(group.count or len(group.nodes) for group in self.rejected)
+        return self.known or len(self.nodes) + sum(group.count or len(group.nodes) for group in self.rejected)
 
 
 class Candidates:
@@ -99,6 +101,15 @@ class Candidates:
         """The names of all attributes that some node has."""
         answer = await self._request("attributes", {})
         return [attribute["name"] for attribute in answer["attributes"]]
+
+    async def answer(self, ask: dict[str, Any]) -> dict[str, Any]:
+        """The answer of the index to a query of one's own.
+
+        Raises:
+            Unavailable: the index does not answer now.
+            InvalidQuery: it does not take it.
+        """
+        return await self._query(ask)
 
     async def _query(self, ask: dict[str, Any]) -> dict[str, Any]:
         """The answer, of fewer nodes where so many do not fit into a message."""

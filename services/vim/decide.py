@@ -23,6 +23,8 @@ from services.vim.migrate import Moves, answer
 from services.vim.neighbours import Around, Other, around, reaches
 from services.vim.placement import Choice, place
 from services.vim.preempt import Prey, preempting
+from services.vim.question import question
+from services.vim.quick import Quick
 from services.vim.state import Life, State
 from services.vim.voice import Voice
 
@@ -49,7 +51,6 @@ class Decider:
 
     Args:
         bus: the connection.
-        ledger: what is reserved.
         voice: tells statuses.
         state: what is known of everybody.
         others: told whose deployments should be looked at.
@@ -59,7 +60,6 @@ class Decider:
     def __init__(
         self,
         bus: Bus,
-        ledger: Ledger,
         voice: Voice,
         state: State,
         others: Others,
@@ -72,10 +72,12 @@ class Decider:
         #: Those that have rules about neighbours, and those for which others make room.
         self._particular: set[str] = set()
         self._takers: set[str] = set()
-        self._ledger = ledger
         self._voice = voice
         self._turn = Turn()
         self.candidates = Candidates(bus)
+        self._quick = Quick(self.candidates)
+        self._ledger = Ledger(self._quick.reserve)
+        state.follow(self._quick.put)
 
     def reserve(self, life: Life) -> None:
         """Hold in the ledger what a deployment takes now, wherever that is."""
@@ -90,17 +92,20 @@ class Decider:
         """Decide a new generation: all replicas find a place, or none moves."""
         replicas = list(range(draft.request.replicas))
         current = [] if life.asked_again else list(running(life).values())
-        async with self._turn.of(draft.request.priority) as turn:
-            try:
-                found, choice = await self._choose(life, draft, current, replicas, turn)
-            except Unavailable:
-                why = "the resource index does not answer; nodes are chosen when it does"
-                await self._voice.say(life, draft.generation, Verdict("accepted", "IndexAway", why, []))
-                raise
-            whole = len(choice.placements) == len(replicas)
-            draft = self._with_prey(life, draft, choice)
-            decision = self._made(draft, found, choice, choice.placements if whole else [], whole=whole)
-            before = self._claim(life, decision)
+        try:
+            quick = self._is_new(life, current) and await self._quick.ready(draft.request)
+            async with self._turn.of(draft.request.priority) as turn:
+                found, choice = (self._pick(life, draft) if quick else None) or await self._choose(
+                    life, draft, current, replicas, turn
+                )
+                whole = len(choice.placements) == len(replicas)
+                draft = self._with_prey(life, draft, choice)
+                decision = self._made(draft, found, choice, choice.placements if whole else [], whole=whole)
+                before = self._claim(life, decision)
+        except Unavailable:
+            why = "the resource index does not answer; nodes are chosen when it does"
+            await self._voice.say(life, draft.generation, Verdict("accepted", "IndexAway", why, []))
+            raise
         await self._publish(life, decision, before)
         await self._say_scheduled(life, decision, choice)
 
@@ -194,6 +199,25 @@ class Decider:
         await self._publish(life, new, before)
         await self._say_scheduled(life, new, choice)
         return new
+
+    def _is_new(self, life: Life, current: list[Placement]) -> bool:
+        """Whether nothing of it runs or is held anywhere."""
+        return not current and not self._ledger.of(life.deployment)
+
+    def _pick(self, life: Life, draft: Decision) -> tuple[Found, Choice] | None:
+        """The choice by our own view of the fleet; None where the index must be asked."""
+        if not self._around(life, draft.request).free:
+            return None
+        picked = self._quick.choose(draft.request)
+        if picked is None:
+            return None
+        found = Found(
+            question(draft.request),
+            rejected=picked.unmatched(),
+            coverage=self._quick.coverage,
+            known=picked.considered,
+        )
+        return found, picked.explained()
 
     async def _choose(
         self,

@@ -90,12 +90,13 @@ class LevelDriver:
 def _may_end(life: Life, decision: Decision, place: Place) -> bool:
     """Whether what lies elsewhere has done its part.
 
-    What has no successor yet runs on, be it of an earlier generation, unless it was tried in vain.
+    What has no successor yet runs on, be it of an earlier generation, unless it was tried in vain or has to
+    make room for others.
     """
-    node, replica = place
+    replica = place[1]
     if replica >= decision.request.replicas:
         return True
-    if any((attempt.node, attempt.replica) == (node, replica) for attempt in decision.attempts):
+    if any((gone.node, gone.replica) == place for gone in (*decision.attempts, *decision.preempted)):
         return True
     successor = next((one for one in decision.placements if one.replica == replica), None)
     if successor is None:

@@ -6,6 +6,7 @@ at once never both take the last gigabyte. The ledger is rebuilt from the levels
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 
@@ -30,9 +31,14 @@ class Reserved:
 
 
 class Ledger:
-    """Reservations by deployment and by node."""
+    """Reservations by deployment and by node.
 
-    def __init__(self) -> None:
+    Args:
+        changed: told what all hold on a node whenever that changes.
+    """
+
+    def __init__(self, changed: Callable[[str, Reserved], None] = lambda _node, _reserved: None) -> None:
+        self._changed = changed
         self._held: dict[str, list[Held]] = {}
         self._on: dict[str, dict[str, list[Held]]] = {}
         self._taken: dict[str, Reserved] = {}
@@ -51,6 +57,7 @@ class Ledger:
         for node in {one.node for one in (*before, *held)}:
             # Summed anew, since cores are fractions: adding and taking away would drift.
             self._taken[node] = self._sum(node)
+            self._changed(node, self._taken[node])
         return any(one not in held for one in before)
 
     def release(self, deployment: str) -> bool:

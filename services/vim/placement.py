@@ -19,7 +19,7 @@ from schemas.node import RuntimeName
 from services.vim.ledger import Reserved
 from services.vim.neighbours import Around, Neighbours
 from services.vim.room import Refusal, Room, needs
-from services.vim.score import scores
+from services.vim.score import rounded, scores
 
 #: Beyond so many different reasons, nodes refused by the same attribute are told together.
 _MOST_REASONS: Final = 40
@@ -121,14 +121,14 @@ def _place_in(
         else:
             refused.setdefault(refusal, []).append(name)
     choice = Choice(
-        rejected=_rejections(runtime, refused),
+        rejected=rejections(runtime, refused),
         candidates=sorted(
             (
                 Candidate(
                     node=name,
                     runtime=runtime,
                     **_by(request, runtime, rooms[name]),
-                    score=round(sum(parts.values()), 4),
+                    score=rounded(sum(parts.values())),
                     scores=parts,
                 )
                 for name, parts in scores(request, runtime, able).items()
@@ -137,7 +137,36 @@ def _place_in(
         ),
     )
     total = {candidate.node: candidate.score for candidate in choice.candidates}
+    choice.placements, missing = fill(request, runtime, able, total, wanted)
+    if missing is not None:
+        full: dict[Refusal, list[str]] = {}
+        for room in able:
+            refusal = room.refusal(request, runtime, missing)
+            if refusal is not None:
+                full.setdefault(refusal, []).append(room.name)
+        choice.rejected += rejections(runtime, full)
+    return choice
+
+
+def fill(
+    request: DeploymentRequest,
+    runtime: RuntimeName,
+    able: list[Room],
+    total: dict[str, float],
+    wanted: list[int],
+) -> tuple[list[Placement], int | None]:
+    """Put replicas on nodes, one after the other; returns the first that finds none, too.
+
+    Args:
+        request: what they are of.
+        runtime: how they run.
+        able: the nodes that take at least one.
+        total: their scores.
+        wanted: the replicas.
+    """
+    placements = []
     moving = []
+    missing = None
     stays = {
         replica: room
         for room in able
@@ -147,24 +176,19 @@ def _place_in(
     for replica in wanted:
         here = stays.get(replica)
         if here is not None and here.refusal(request, runtime, replica) is None:
-            choice.placements.append(_put(request, runtime, replica, here, "kept"))
+            placements.append(_put(request, runtime, replica, here, "kept"))
         else:
             moving.append(replica)
     line = _Line(request, able, total)
     for replica in moving:
         best = line.best(runtime, replica)
         if best is None:
-            full: dict[Refusal, list[str]] = {}
-            for room in able:
-                refusal = room.refusal(request, runtime, replica)
-                if refusal is not None:
-                    full.setdefault(refusal, []).append(room.name)
-            choice.rejected += _rejections(runtime, full)
+            missing = replica
             break
-        choice.placements.append(_put(request, runtime, replica, best, f"score {total[best.name]:g}"))
+        placements.append(_put(request, runtime, replica, best, f"score {total[best.name]:g}"))
         line.put_back(best)
-    choice.placements.sort(key=lambda placement: placement.replica)
-    return choice
+    placements.sort(key=lambda placement: placement.replica)
+    return placements, missing
 
 
 def _attempted(
@@ -204,7 +228,8 @@ def _refusal(
     return refusal
 
 
-def _rejections(runtime: RuntimeName, refused: dict[Refusal, list[str]]) -> list[Rejection]:
+def rejections(runtime: RuntimeName, refused: dict[Refusal, list[str]]) -> list[Rejection]:
+    """The refusals for people, with the nodes of each; of very many those alike are told together."""
     if len(refused) > _MOST_REASONS:
         groups: dict[tuple[str, str | None, Any], list[Refusal]] = defaultdict(list)
         for refusal in refused:

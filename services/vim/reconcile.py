@@ -21,7 +21,6 @@ from schemas.workload import workload_name
 from services.vim.decide import Decider, Others, Preemption, gives
 from services.vim.driver import Driver
 from services.vim.enforce import enforcements
-from services.vim.ledger import Ledger
 from services.vim.lifecycle import Verdict, adrift, hopeless, judge, judge_stopping, moved
 from services.vim.migrate import wished
 from services.vim.state import Life, State
@@ -65,7 +64,7 @@ class Reconciler:
         self._acting = acting
         self._voice = Voice(tell, acting, self._most)
         self._preemption = preemption
-        self._decider = Decider(bus, Ledger(), self._voice, state, others, preemption)
+        self._decider = Decider(bus, self._voice, state, others, preemption)
 
     def restore_ledger(self) -> None:
         """Reserve what is decided and what runs, after everything was read."""

@@ -24,7 +24,7 @@ _MIB: Final = 1024 * 1024
 #: Memory of a guest whose request does not say: a kernel must be given some.
 GUEST_MEMORY: Final[dict[str, int]] = {"unikernel": 64 * _MIB, "vm": 256 * _MIB}
 #: Cores are fractions: less than a thousandth of a millicore is nobody's.
-_CRUMB: Final = 1e-6
+CRUMB: Final = 1e-6
 
 
 def needs(
@@ -143,7 +143,7 @@ class Room:
             return Refusal(*forbidden, None)
         freed = before.memory + before.memory_overhead if before else 0
         cores = self._cpu - less_cpu + (before.cpu if before else 0.0)
-        if cpu > cores + _CRUMB:
+        if cpu > cores + CRUMB:
             return Refusal("cpu", "allocatable.cpu", cpu, max(0.0, round(cores, 3)))
         unreserved = self._memory - less_memory + freed
         if memory + overhead > unreserved:

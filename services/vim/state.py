@@ -7,7 +7,7 @@ cannot be read, or speaks for another, changes nothing but the revision that com
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -23,6 +23,8 @@ from schemas.workload import DesiredWorkload, ObservedWorkload, workload_name
 
 #: (node, replica)
 Place = tuple[str, int]
+#: Told of a node, its attributes and the revision of the change log that says so.
+Follower = Callable[[str, Mapping[str, Any], int], None]
 _ENDED = frozenset({"stopped", "completed", "failed"})
 
 
@@ -156,6 +158,11 @@ class State:
     def __init__(self) -> None:
         self.lives: dict[str, Life] = {}
         self.nodes: dict[str, Node] = {}
+        self._followers: list[Follower] = []
+
+    def follow(self, follower: Follower) -> None:
+        """Tell somebody of every change of a node, with its revision."""
+        self._followers.append(follower)
 
     def life(self, deployment: str) -> Life:
         """The life of a deployment, made when it is first heard of."""
@@ -244,6 +251,8 @@ class State:
         if turned:
             node.lost_since = data.observed_at if lost else None
         node.attributes = data.attributes
+        for follower in self._followers:
+            follower(name, data.attributes, item.revision)
         node.left = lost and data.kind == "left"
         if not turned and data.kind == "changed" and all(map(_passing, data.changed)):
             return []
