@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from schemas.deployment import File, Health, OnLoss, Port, Restart, Spread
+from schemas.deployment import File, Health, OnLoss, Port, Restart, Spread, Toleration
 from schemas.event import EventData
 from schemas.names import Token
 from schemas.node import Acceleration, Driver, RuntimeName, _Part
@@ -76,6 +76,7 @@ class DesiredWorkload(EventData):
     user: str | None = None
     on_loss: OnLoss = OnLoss()
     spread: Spread | None = None
+    tolerations: list[Toleration] = []
     priority: int = 0
 
 

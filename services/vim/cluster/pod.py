@@ -248,12 +248,16 @@ def probes(level: DesiredWorkload, settings: ClusterSettings) -> Object:
 
 
 def tolerations(level: DesiredWorkload) -> list[Object]:
-    """How long pods stay bound to a node that is away; of a singleton for ever, until the node is fenced."""
+    """How long pods stay bound to a node that is away; of a singleton for ever, until the node is fenced.
+
+    And what its request tolerates.
+    """
     patience = {} if level.on_loss.singleton else {"tolerationSeconds": int(level.on_loss.replace_after)}
-    return [
+    away: list[Object] = [
         {"key": f"node.kubernetes.io/{taint}", "operator": "Exists", "effect": "NoExecute", **patience}
         for taint in ("not-ready", "unreachable")
     ]
+    return [*away, *(toleration.written() for toleration in level.tolerations)]
 
 
 def affinity(places: Places, machines: Machines) -> Object:
