@@ -129,7 +129,8 @@ async def _one(engine: Engine, made: Workload) -> tuple[float, float]:
                 await asyncio.sleep(0.002)
     except TimeoutError:
         check(
-            False, f"no answer from the {made.runtime}: {engine.observe()} {engine.logs(made.workload, 20)}"
+            holds=False,
+            what=f"no answer from the {made.runtime}: {engine.observe()} {engine.logs(made.workload, 20)}",
         )
     seconds = time.perf_counter() - begun
     check("hello" in page, f"{made.runtime} says {page!r}")

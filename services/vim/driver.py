@@ -96,7 +96,9 @@ def _may_end(life: Life, decision: Decision, place: Place) -> bool:
     replica = place[1]
     if replica >= decision.request.replicas:
         return True
-    if any((gone.node, gone.replica) == place for gone in (*decision.attempts, *decision.preempted)):
+    if any((attempt.node, attempt.replica) == place for attempt in decision.attempts):
+        return True
+    if any((given.node, given.replica) == place for given in decision.preempted):
         return True
     successor = next((one for one in decision.placements if one.replica == replica), None)
     if successor is None:
