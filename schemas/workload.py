@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from schemas.deployment import File, Health, OnLoss, Port, Restart, Spread
+from schemas.deployment import File, Health, OnLoss, Port, Restart, Spread, Toleration
 from schemas.event import EventData
 from schemas.names import Token
 from schemas.node import Acceleration, Driver, RuntimeName, _Part
@@ -79,7 +79,7 @@ class DesiredWorkload(EventData):
     on_loss: OnLoss = OnLoss()
     spread: Spread | None = None
     apart: list[str] = []
-    tolerations: list[dict[str, str]] = []
+    tolerations: list[Toleration] = []
     priority: int = 0
 
 

@@ -251,23 +251,25 @@ def probes(level: DesiredWorkload, settings: ClusterSettings) -> Object:
 
 
 def tolerations(level: DesiredWorkload) -> list[Object]:
-    """How long pods stay bound to a node that is away; of a singleton for ever, until the node is fenced."""
+    """How long pods stay bound to a node that is away; of a singleton for ever, until the node is fenced.
+
+    And what its request tolerates.
+    """
     patience = {} if level.on_loss.singleton else {"tolerationSeconds": int(level.on_loss.replace_after)}
-    away = [
+    away: list[Object] = [
         {"key": f"node.kubernetes.io/{taint}", "operator": "Exists", "effect": "NoExecute", **patience}
         for taint in ("not-ready", "unreachable")
     ]
-    # What the request stands comes beside it; that it stands everything does not bind it to a node that is away.
-    asked = [
-        dict(one) for one in level.tolerations if "key" in one or one.get("effect") not in (None, "NoExecute")
-    ]
+    stood = [one.written() for one in level.tolerations]
+    # Who stands everything is not bound by that to a node that is away.
+    keyed = [one for one in stood if "key" in one or one.get("effect") not in (None, "NoExecute")]
     every = [
         {"operator": "Exists", "effect": effect}
-        for one in level.tolerations
-        if "key" not in one and one.get("effect") is None
+        for one in stood
+        if "key" not in one and "effect" not in one
         for effect in ("NoSchedule", "PreferNoSchedule")
     ]
-    return [*away, *asked, *every]
+    return [*away, *keyed, *every]
 
 
 def affinity(places: Places, machines: Machines) -> Object:

@@ -22,10 +22,13 @@ def manifests(*names: str) -> list[dict[str, Any]]:
     ]
 
 
-def give(cluster: AnyCluster, namespace: str) -> Path:
-    """Apply the rights in a namespace of a test's own; returns the kubeconfig of who has them and no others."""
+def give(cluster: AnyCluster, namespace: str, *names: str) -> Path:
+    """Apply the rights of ``rbac.yaml``, and of other files, in a namespace of a test's own.
+
+    Returns the kubeconfig of who has them and no others.
+    """
     documents = []
-    for document in manifests("rbac.yaml"):
+    for document in manifests("rbac.yaml", *names):
         document["metadata"].pop("namespace", None)
         if document["kind"] in ("Role", "RoleBinding", "ServiceAccount"):
             document["metadata"]["namespace"] = namespace
