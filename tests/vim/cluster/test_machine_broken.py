@@ -98,7 +98,7 @@ async def test_a_worker_that_is_killed_at_any_moment_makes_nothing_twice(machine
 
     async def killing() -> None:
         while True:
-            await asyncio.sleep(chance.uniform(0.6, 2.5))
+            await asyncio.sleep(chance.uniform(3, 6))
             machines.workers[-1].kill()
             machines.start(MINICLOUD_MIGRATION_TARGET_TIMEOUT="30")
 

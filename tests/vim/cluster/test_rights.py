@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.any_cluster import AnyCluster
+from tests.cluster.cluster import Cluster
 from tests.vim.cluster import rights
 from tests.vim.cluster.field import Field, until
 from tests.vim.site import Site
@@ -35,10 +36,18 @@ async def test_everything_is_done_by_a_service_account_with_these_rights(
         await field.deploy(replicas=1, ports=[{"name": "http", "port": 80}])
         await field.until_state(name, "running", generation=2)
         await until(lambda: not field.lying("secrets", name), "what is no longer used is gone")
-        for one in (name, job):
+        machine = None
+        if isinstance(kubernetes, Cluster):  # others may have no KubeVirt
+            machine = await field.deploy(
+                "machine", runtimes=["vm"], images={"vm": {"containerDisk": "registry.local/disk:1"}}
+            )
+            await field.until_state(machine, "running")
+        for one in filter(None, (name, job, machine)):
             await field.site.cancel(one)
             await field.until_state(one, "stopped")
         await until(lambda: not field.lying("all,secrets,configmaps"), "all is gone")
+        if machine is not None:
+            await until(lambda: not field.lying("vm,vmi,vmim"), "the machine, too")
         assert "Forbidden" not in field.workers[-1].text()
     finally:
         field.stop()
