@@ -119,11 +119,13 @@ class PodSet:
         made["metadata"]["annotations"].update(_origin(self._identity(newest, body, seen), places))
         if lying is not None and _written(lying) == places:
             # Word for word, whatever became of the nodes that it names.
-            made["spec"]["affinity"] = lying["spec"]["template"]["spec"]["affinity"]
+            written = lying["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]
+            made["spec"]["affinity"]["nodeAffinity"] = written
         metadata = self._metadata(newest, self._ours.name(newest.deployment, newest.runtime))
         metadata["annotations"][NODES] = _told(places)
-        pinned = any(port.host_port for port in newest.ports)
-        rolling = {"maxSurge": 0, "maxUnavailable": 1} if pinned else {"maxSurge": 1, "maxUnavailable": 0}
+        # One more beside the others, unless it may have no place there.
+        alone = bool(newest.apart) or any(port.host_port for port in newest.ports)
+        rolling = {"maxSurge": 0, "maxUnavailable": 1} if alone else {"maxSurge": 1, "maxUnavailable": 0}
         document: Object = {
             "apiVersion": "apps/v1",
             "kind": "Deployment",
@@ -372,6 +374,9 @@ class PodSet:
         is_there = machine is not None and machine.ready
         found = pod_state(pod, node_ready=is_there or place is None, served=served, job=job)
         moved = machine.node if machine and is_there and machine.node != level.node else None
+        if level.state == "paused" and found.state == "running":
+            why = "a pod cannot stand still with its memory kept; it runs on"
+            found = replace(found, reason="PauseUnsupported", message=why)
         listens = found.state in ("starting", "running", "degraded")
         return Observation(
             state=found.state,

@@ -239,6 +239,31 @@ def test_nothing_that_a_request_says_makes_a_pod_privileged_or_annotates_it() ->
     assert "privileged" not in str(template["spec"]["containers"][0]["securityContext"])
 
 
+def test_what_a_request_stands_and_what_it_stays_away_from() -> None:
+    kind = containers()
+    gpu = {"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}
+    made = lying(kind, group(level(tolerations=[gpu, {"operator": "Exists"}], apart=["name"])))
+    spec = made["spec"]["template"]["spec"]
+    assert gpu in spec["tolerations"]
+    everything = [one for one in spec["tolerations"] if "key" not in one]
+    assert {one["effect"] for one in everything} == {"NoSchedule", "PreferNoSchedule"}
+    (term,) = spec["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert term["topologyKey"] == "kubernetes.io/hostname"
+    assert made["spec"]["strategy"]["rollingUpdate"]["maxSurge"] == 0
+    # That they are to be apart is new content, which pods get though their places stay.
+    plain = lying(kind, group(level()))
+    after = lying(kind, group(level(apart=["name"], generation=2)), seen(plain))
+    assert "podAntiAffinity" in after["spec"]["template"]["spec"]["affinity"]
+
+
+def test_a_pod_that_should_stand_still_says_that_it_cannot() -> None:
+    kind = containers()
+    there = lying(kind, group(level()))
+    running = made_from(there, "p", "a")
+    observed = kind.observe(group(level(state="paused")), seen(there, pods=(running,)))["a", 0]
+    assert (observed.state, observed.reason) == ("running", "PauseUnsupported")
+
+
 # -- names -------------------------------------------------------------------------------------------
 
 
