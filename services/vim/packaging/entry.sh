@@ -96,10 +96,10 @@ if [ -r /dev/kvm ] && [ -w /dev/kvm ]; then
     boot "$@" -accel kvm -cpu "$own_processor"
     if [ "$code" != 0 ] && [ "$printed" = 3 ] && [ -z "$stopped" ]; then
         echo "minicloud: KVM is of no use ($complaint); emulating instead" >&2
-        boot "$@" -accel tcg -cpu max
+        boot "$@" -accel tcg,tb-size=32 -cpu max
     fi
 else
-    boot "$@" -accel tcg -cpu max
+    boot "$@" -accel tcg,tb-size=32 -cpu max
 fi
 
 [ -n "$stopped" ] && exit 0
