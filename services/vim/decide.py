@@ -18,7 +18,7 @@ from schemas.event import now
 from services.vim.agenda import Having, Turn
 from services.vim.candidates import Candidates, Found
 from services.vim.ledger import Held, Ledger, Reserved
-from services.vim.lifecycle import Verdict
+from services.vim.lifecycle import STAYED, Verdict
 from services.vim.migrate import Moves, answer
 from services.vim.neighbours import Around, Other, around, reaches
 from services.vim.placement import Choice, place
@@ -188,7 +188,8 @@ class Decider:
                 placed = {}  # a generation begins whole
             stay = [p for p in decision.placements if p.replica in loose and p.replica not in placed]
             moved = [attempt for attempt in drifting if attempt.replica in placed]
-            draft = decision.model_copy(update={"attempts": _joined(tried, moved), "unmoved": []})
+            stayed = [attempt for attempt in attempts if attempt.reason in STAYED]
+            draft = decision.model_copy(update={"attempts": _joined(tried, moved), "unmoved": stayed})
             draft = self._with_prey(life, draft, choice if placed else Choice())
             placements = sorted([*kept, *stay, *placed.values()], key=lambda placement: placement.replica)
             whole = len(placements) == decision.request.replicas
