@@ -139,6 +139,8 @@ def _unikernel_cannot(request: DeploymentRequest, engine: str, node: dict[str, A
         return "pods mount no folders of a node (images.unikernel.folders)"
     if request.health and request.health.console is not None:
         return "a cluster reads no console (health.console)"
+    if engine == "kernel-boot" and (request.files or any(port.host_port for port in request.ports)):
+        return "KubeVirt gives a kernel no files, and pins no port of a node"
     if engine == "urunc":
         if node.get("acceleration") == "tcg":
             return "KVM does not work there"
