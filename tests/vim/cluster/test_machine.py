@@ -156,4 +156,4 @@ def test_what_a_launcher_takes_is_kubevirts_formula(cpu: float | None, arch: str
 def test_only_kubevirts_guests_are_charged_a_launcher() -> None:
     assert overhead_of("vm", "kubevirt", 1) == launcher_overhead(1)
     assert overhead_of("vm", "qemu", 1) == OVERHEAD["vm"] < launcher_overhead(1)
-    assert overhead_of("vm", None, None) == 64 * MIB
+    assert overhead_of("vm", None, None) == OVERHEAD["vm"]
