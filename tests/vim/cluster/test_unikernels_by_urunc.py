@@ -22,7 +22,7 @@ CLASS = {
 @pytest.fixture
 async def field_with_urunc(site: Site, own_kubernetes: Cluster, namespace: str) -> AsyncIterator[Field]:
     """A worker of a cluster in which one node has urunc, and KVM to run it with."""
-    node = sorted(own_kubernetes.ready_nodes())[0]
+    node = min(own_kubernetes.ready_nodes())
     many = {"devices.kubevirt.io/kvm": "110"}
     has = {"capacity": many, "allocatable": many, "runtimeHandlers": [{"name": "urunc"}]}
     own_kubernetes.core.patch_node_status(node, {"status": has})
