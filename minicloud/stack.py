@@ -64,6 +64,7 @@ class StackSettings:
             for; None where none can.
         agent_options: passed on to the agent: labels, region, interval.
         allow_root: whether workloads whose request says so may run as root.
+        clusters: Kubernetes clusters that take workloads, too: each one's kubeconfig by its name.
         leaf_port: where other miniclouds may join; 0 picks a free one and keeps it, None lets nobody in.
         join: miniclouds to join, ``nats-leaf://host:port``.
         leaf_password_file: our secret there, one a line in the order of ``join``.
@@ -84,6 +85,7 @@ class StackSettings:
     address: str | None = None
     agent_options: list[str] = field(default_factory=list)
     allow_root: bool = False
+    clusters: dict[str, Path] = field(default_factory=dict)
     leaf_port: int | None = None
     join: list[str] = field(default_factory=list)
     leaf_password_file: Path | None = None
@@ -206,7 +208,8 @@ class Stack:
         self._stopping = True
         for watcher in self._watchers:
             watcher.cancel()
-        await self._processes.stop(["fleet", "worker", "agent", "monitor", "vim", "rid"])
+        clusters = [_cluster_process(name) for name in self.settings.clusters]
+        await self._processes.stop(["fleet", *clusters, "worker", "agent", "monitor", "vim", "rid"])
         await asyncio.to_thread(self.broker.stop)
         if self.site is not None:  # else the file may be another's, whose folder this is
             (self.data / "stack.json").unlink(missing_ok=True)
@@ -227,6 +230,7 @@ class Stack:
         node = self.settings.node
         principals = [("service", "rid"), ("service", "vim"), ("worker", node), ("agent", node)]
         principals += [("service", "monitor")] if self.settings.monitor_port is not None else []
+        principals += [("cluster", name) for name in self.settings.clusters]
         principals += [("fleet", "local")] if self.settings.fleet else []
         return principals + ([("minicloud", self.settings.minicloud)] if self.settings.linked else [])
 
@@ -261,6 +265,10 @@ class Stack:
         agent += ["--password-file", str(self.data / "secrets" / f"agent.{s.node}")]
         agent += ["--data", str(self.data / "agent"), *s.agent_options]
         self._add("agent", agent, "agent", s.node)
+        for name, kubeconfig in s.clusters.items():
+            cluster = [*python, "services.vim.cluster", "--cluster", name, "--kubeconfig", str(kubeconfig)]
+            cluster += ["--allow-root"] if s.allow_root else []
+            self._add(_cluster_process(name), cluster, "cluster", name)
         if s.fleet:
             fleet = [*python, "minicloud", "fleet", str(s.fleet)]
             self._add("fleet", fleet, "fleet", "local")
@@ -387,6 +395,11 @@ class Processes:
             await asyncio.sleep(pause)
             service.restarts += 1
             self._launch(service)
+
+
+def _cluster_process(name: str) -> str:
+    """What the process of a cluster's worker is called; its log, too."""
+    return f"cluster-{name}"
 
 
 def _die_with_parent(number: int) -> None:

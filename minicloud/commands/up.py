@@ -18,6 +18,7 @@ import click
 from bus.broker_config import Tls
 from minicloud.client import connect
 from minicloud.fleetreport import report
+from minicloud.kubeconfig import clusters_of
 from minicloud.output import command, data_option, output_option, show_one
 from minicloud.site import data_folder
 from minicloud.stack import Stack, StackSettings, node_name
@@ -35,6 +36,7 @@ Examples:
   minicloud up --fleet 20                          # with 20 simulated nodes beside it
   minicloud up --monitor                           # with the monitoring API and a page for Prometheus
   minicloud up --region city=Athens --label site=roof
+  minicloud up --kubeconfig ~/.kube/config         # and a Kubernetes cluster is part of it (docs/kubernetes.md)
   minicloud up --host 0.0.0.0 --nats-port 4222 --mqtt-port 1883   # let other machines in
   minicloud up --host 0.0.0.0 --address hub.example --tls-cert cert.pem --tls-key key.pem --tls-ca ca.pem
 
@@ -81,6 +83,12 @@ Two sites as one (docs/federation.md):
     metavar="[PORT]",
     help="Run the monitor, too, its API on this port; 0 picks a free one and keeps it.  [port: 3000]",
 )
+@click.option(
+    "--kubeconfig",
+    multiple=True,
+    metavar="[NAME=]FILE",
+    help="A Kubernetes cluster that takes workloads, too; can be given for several.",
+)
 @click.option("--leaf-port", type=int, default=None, help="Let other miniclouds join here; 7422 is usual.")
 @click.option("--join", multiple=True, metavar="URL", help="Join another one, nats-leaf://host:7422.")
 @click.option(
@@ -112,6 +120,7 @@ async def up(
     region: tuple[str, ...],
     label: tuple[str, ...],
     allow_root: bool,
+    kubeconfig: tuple[str, ...],
     monitor_port: int | None,
     leaf_port: int | None,
     join: tuple[str, ...],
@@ -137,6 +146,7 @@ async def up(
         address=address or _address(host),
         agent_options=options,
         allow_root=allow_root,
+        clusters=clusters_of(kubeconfig),
         monitor_port=monitor_port,
         leaf_port=leaf_port,
         join=list(join),

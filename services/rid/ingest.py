@@ -157,6 +157,14 @@ class Ingest:
                     self._write(name, now)
             yield
 
+    def _state(self, node: Known, now: float) -> State:
+        """The verdict on its silence; where its agent went in order, its cluster still speaks for it."""
+        state = node.pulse.judge(now, now - self._started, self._thresholds)
+        cluster = node.cluster
+        if state == "lost" and node.pulse.offline in LEAVING and cluster is not None:
+            return "alive" if cluster.state == "ready" and cluster.ready else state
+        return state
+
     def _of(self, name: str) -> Known:
         node = self._nodes.get(name)
         if node is None:
@@ -220,7 +228,7 @@ class Ingest:
         facts.update(working(node.worker, facts["runtimes"]))
         facts.update(clustered(node.cluster, facts))
         facts.update(allocatable(facts, node.desired.values()))
-        facts["state"] = node.pulse.judge(now, now - self._started, self._thresholds)
+        facts["state"] = self._state(node, now)
         if name not in self._index:
             self._index.put(name, {**node.metrics, **facts, HEARD: node.pulse.heard})
         else:

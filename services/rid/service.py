@@ -93,7 +93,11 @@ class Rid:
         self.changes = ChangeLog(self._look, settings.metrics_every, settings.material)
         thresholds = Thresholds(settings.stale_after, settings.lost_after)
         self.answers = Answers(
-            self.index, settings.minicloud, lambda: self.ingest.heard, lambda: self.changes.revision
+            self.index,
+            settings.minicloud,
+            lambda: self.ingest.heard,
+            lambda: self.changes.revision,
+            began=time.time() if settings.means_every else None,
         )
         self.federation = Federation(frame, self.index, self.answers, lambda: self.changes.revision)
         self.standing = Standing(self.index, lambda: self.changes.revision, self.answers.whole)
@@ -101,7 +105,7 @@ class Rid:
         self.kept = KeptQueries(
             self._bus, self.standing, self.answers.whole, self._connect_mqtt, lambda: self.publishing
         )
-        self.history = History(self._bus, lambda: new_index(settings))
+        self.history = History(self._bus, lambda: new_index(settings), self.changes.everything)
         self.ingest = Ingest(self.standing.written, thresholds, self._on_change)
         self._asked = frame.counter("rid_queries_total", "Queries answered or refused", "outcome")
         self._wrote = frame.counter("rid_changes_total", "Resource-change events published", "kind")

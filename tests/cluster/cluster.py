@@ -96,6 +96,12 @@ class Cluster(AnyCluster):
         return cluster
 
     @property
+    def url(self) -> str:
+        """Where its API server is reached from the machine."""
+        server: str = self._server()["server"]
+        return server
+
+    @property
     def name(self) -> str:
         """Its name on this machine."""
         return self.folder.name
@@ -158,7 +164,7 @@ class Cluster(AnyCluster):
 
     def user(self, name: str, groups: Sequence[str] = ()) -> Path:
         """A kubeconfig with a client certificate for a user in some groups."""
-        return self._plane.kubeconfig(f"user-{name}", name, tuple(groups), server=self._server()["server"])
+        return self._plane.kubeconfig(f"user-{name}", name, tuple(groups), server=self.url)
 
     # Nodes, and kinds of objects.
 

@@ -88,7 +88,7 @@ def virtual_machine(
         level: what should run.
         metadata: name, namespace, labels and annotations that say whose it is.
         nodes: host names of the nodes that may run it, the chosen one first.
-        tolerations: taints that the site lets workloads stand.
+        tolerations: taints that the site lets workloads stand, beside those that the level tolerates.
         strategy: in place of the one that the level's ``restart`` makes, such as ``Halted``.
     """
     labels = dict(metadata.get("labels") or {})
@@ -104,8 +104,8 @@ def virtual_machine(
     }
     if nodes:
         spec["affinity"] = {"nodeAffinity": _affinity(nodes)}
-    if tolerations:
-        spec["tolerations"] = list(tolerations)
+    if stands := [*tolerations, *(toleration.written() for toleration in level.tolerations)]:
+        spec["tolerations"] = stands
     return {
         "apiVersion": GROUP,
         "kind": "VirtualMachine",

@@ -19,8 +19,8 @@ _MESSAGES: Final = tuple(
         (r"(?i)userdata exceeds|user ?data .*limit", "images.vm.cloudInit.userData"),
         (r"(?i)networkdata exceeds|network ?data .*limit", "images.vm.cloudInit.networkData"),
         (r"(?i)only one userdatasource|only one networkdatasource", "images.vm.cloudInit"),
-        (r"(?i)requests\.memory .* greater than limits\.memory", "resources.memory"),
-        (r"(?i)requests\.cpu .* greater than limits\.cpu", "resources.cpu"),
+        (r"(?i)requests\.memory .* greater than \S*limits\.memory", "resources.memory"),
+        (r"(?i)requests\.cpu .* greater than \S*limits\.cpu", "resources.cpu"),
         (r"(?i)runstrategy|mutually exclusive", "restart"),
         (r"(?i)kernel arguments cannot be provided", "images.vm.arguments"),
         (r"(?i)hostdisk feature gate|exactly one source type", "images.vm"),
@@ -50,6 +50,7 @@ _PARTS: Final = (
     ("spec.template.spec.livenessProbe", "health"),
 )
 _QUOTA: Final = re.compile(r"(?i)exceeded quota")
+_UNKNOWN_FIELD: Final = "field not declared in schema"
 _MOST: Final = 4
 
 
@@ -65,6 +66,8 @@ def field_of(path: str, message: str) -> str | None:
 
 def refused(error: ApiError) -> Refusal:
     """What an answer of the API server means; what no waiting cures says which field has to change."""
+    if _UNKNOWN_FIELD in error.message:  # by server-side apply this is an error of the server, HTTP 500
+        return Refusal("InvalidWorkload", error.message, lasting=True)
     if error.http not in (400, 422) or error.owners or error.reason not in ("Invalid", "BadRequest", ""):
         return refusal_of(error)
     problems = [

@@ -8,7 +8,7 @@ started nowhere else before somebody says that the node was fenced (its out-of-s
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from schemas.cluster import ClusterRuntime
@@ -67,16 +67,18 @@ class VirtualMachines:
 
     Args:
         around: settings and our mark.
-        patience: with what KubeVirt gives no reason for.
     """
 
     runtime: RuntimeName = "vm"
     resources: tuple[Resource, ...] = (MACHINES, INSTANCES, MIGRATIONS, SECRETS, SERVICES, PODS)
 
-    def __init__(self, around: Around, patience: Patience | None = None) -> None:
+    def __init__(self, around: Around) -> None:
         self._settings = around.settings
         self._ours = around.ours
-        self._patience = patience or Patience()
+        self._patience = Patience(
+            target=timedelta(seconds=around.settings.migration_target_timeout),
+            migration=timedelta(seconds=around.settings.migration_timeout),
+        )
 
     def offer(self, node: Object, facts: Facts) -> Offering:
         """Nodes on which KubeVirt's own agent says that machines may run."""
@@ -101,8 +103,8 @@ class VirtualMachines:
             found += self._running(want, seen)
         for level in _only_ending(group):
             found += self._ending(level, seen)
-        # Instances are their machines' and KubeVirt's to end.
-        found += [_kept(INSTANCES, one) for one in seen.of(INSTANCES)]
+        # Instances and launchers are their machines' and KubeVirt's to end.
+        found += [_kept(resource, one) for resource in (INSTANCES, PODS) for one in seen.of(resource)]
         return list({(one.resource, name_of(one.document)): one for one in found}.values())
 
     def _running(self, want: Want, seen: Seen) -> list[Wanted]:

@@ -163,7 +163,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self._answer(202, None)
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name in the base class
         """One line a request."""
         sys.stderr.write(f"{format % args}\n")
 
