@@ -68,36 +68,39 @@ class Unikernels(PodSet):
     def wanted(self, group: Group, seen: Seen) -> list[Wanted]:
         """The objects: pods of one engine, and machines of KubeVirt."""
         pods, machines = _parted(group)
-        found = [*super().wanted(pods, _without_launchers(seen)), *self._machines.wanted(machines, seen)]
+        found = [
+            *super().wanted(pods, _pods(seen, launchers=False)),
+            *self._machines.wanted(machines, _pods(seen, launchers=True)),
+        ]
         # Both make the same Service where both have something to be reached.
         return list({(one.resource, name_of(one.document)): one for one in found}.values())
 
     async def act(self, group: Group, seen: Seen, api: Api) -> None:
         """What either needs beside its objects."""
         pods, machines = _parted(group)
-        await super().act(pods, _without_launchers(seen), api)
-        await self._machines.act(machines, seen, api)
+        await super().act(pods, _pods(seen, launchers=False), api)
+        await self._machines.act(machines, _pods(seen, launchers=True), api)
 
     def observe(self, group: Group, seen: Seen) -> dict[tuple[str, int], Observation]:
         """What is told of each place; what only the entry of a pod knows of an end becomes the reason."""
         pods, machines = _parted(group)
-        found = super().observe(pods, _without_launchers(seen))
+        found = super().observe(pods, _pods(seen, launchers=False))
         told = {place: _told(observation) for place, observation in found.items()}
-        return {**told, **self._machines.observe(machines, seen)}
+        return {**told, **self._machines.observe(machines, _pods(seen, launchers=True))}
 
     def ending(self, group: Group, seen: Seen) -> dict[tuple[str, int], Observation]:
         """Why something has not ended yet."""
         pods, machines = _parted(group)
         return {
-            **super().ending(pods, _without_launchers(seen)),
-            **self._machines.ending(machines, seen),
+            **super().ending(pods, _pods(seen, launchers=False)),
+            **self._machines.ending(machines, _pods(seen, launchers=True)),
         }
 
     def remaining(self, group: Group, seen: Seen) -> Iterable[tuple[str | None, str]]:
         """What still runs of either that should not."""
         pods, machines = _parted(group)
-        yield from super().remaining(pods, _without_launchers(seen))
-        yield from self._machines.remaining(machines, seen)
+        yield from super().remaining(pods, _pods(seen, launchers=False))
+        yield from self._machines.remaining(machines, _pods(seen, launchers=True))
 
     def _make(self, level: DesiredWorkload) -> Body:
         if level.engine == "urunc":
@@ -122,9 +125,9 @@ def _parted(group: Group) -> tuple[Group, Group]:
     return _of_one_engine(part(by_kubevirt=False)), part(by_kubevirt=True)
 
 
-def _without_launchers(seen: Seen) -> Seen:
-    """Without the pods in which KubeVirt runs its machines, which carry our labels, too."""
-    pods = [pod for pod in seen.of(PODS) if "kubevirt.io" not in labels_of(pod)]
+def _pods(seen: Seen, *, launchers: bool) -> Seen:
+    """With those pods only in which KubeVirt runs its machines, which carry our labels, too, or without them."""
+    pods = [pod for pod in seen.of(PODS) if ("kubevirt.io" in labels_of(pod)) == launchers]
     return replace(seen, objects={**seen.objects, PODS: pods})
 
 
