@@ -32,6 +32,7 @@ class ClusterSettings(Settings):
     )
     unikernel_engines: str = Field(
         default="urunc,qemu-pod",
+        pattern=r"^(urunc|qemu-pod|kernel-boot)( *, *(urunc|qemu-pod|kernel-boot))*$",
         description="what may boot unikernels; kernel-boot, by KubeVirt, where its emulatedMachines list pc*",
     )
     urunc_class: str = Field(default="urunc", description="the RuntimeClass of urunc")

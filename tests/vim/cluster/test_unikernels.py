@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
+from pydantic import ValidationError
 
 from schemas.cluster import Allocatable, ClusterNode
 from schemas.deployment import DeploymentRequest, File, Health, Port
@@ -334,6 +335,8 @@ def test_kubevirt_boots_them_only_where_the_site_says_so() -> None:
     assert [runtime.engine for runtime in offered.runtimes] == ["kernel-boot"]
     assert set(offered.silent) == {"urunc", "qemu-pod"}
     assert overhead_of("unikernel", "kernel-boot", None) > 220 * MIB
+    with pytest.raises(ValidationError, match="unikernel_engines"):
+        ClusterSettings(minicloud="mc", cluster="c", unikernel_engines="firecracker")
 
 
 # -- what is told --------------------------------------------------------------------------------
