@@ -32,6 +32,7 @@ _COMMANDS: Final = {
     "pause": ("wishes", "pause", "Have a deployment stand still."),
     "resume": ("wishes", "resume", "Have a paused deployment go on."),
     "cancel": ("deployments", "cancel", "End a deployment."),
+    "package": ("package", "package", "Make the image of a unikernel, for nodes and pods."),
     "fleet": ("fleet", "fleet", "Simulate nodes over real MQTT connections."),
     "credentials": ("credentials", "credentials", "Make, list, rotate and revoke credentials."),
 }

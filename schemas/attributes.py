@@ -62,6 +62,7 @@ _STATIC: Final = (
     Attribute("kernel", "version", meaning="version of the kernel"),
     Attribute("k3s.role", "string", meaning="server or agent of a K3s cluster"),
     Attribute("rack", "string", meaning="configured rack"),
+    Attribute("taints", "set", meaning="its taints, from labels taint.<key>, such as gpu=yes:NoSchedule"),
     Attribute("runtimes", "set", meaning="process, container, vm, unikernel: what it can run"),
     Attribute("acceleration", "string", meaning="how it boots kernels: kvm or tcg"),
     Attribute("storage.worker", "bool", meaning="whether it takes part in the storage pool"),
@@ -86,7 +87,9 @@ _FAMILIES: Final = (
     Attribute("software.*", "version", meaning="version of an installed program"),
     Attribute("label.*", "string", meaning="a label of the node"),
     Attribute("cluster.engine.*", "set", meaning="what runs a runtime in its cluster, such as k3s"),
+    Attribute("cluster.without.*", "string", meaning="why its cluster runs nothing by an engine there"),
     Attribute("cluster.label.*", "string", meaning="a label of the node in Kubernetes"),
+    Attribute("latency.*", "number", "s", dynamic=True, meaning="measured round trip to a place or node"),
 )
 _METRICS: Final = (
     Attribute("cpu.used", "number", "%", dynamic=True, meaning="busy CPU"),
@@ -155,7 +158,7 @@ def lookup(name: str, seen: Collection[str] = ()) -> Attribute | None:
         return None
     for prefix, family in FAMILIES.items():
         if name.startswith(prefix) and name != prefix:
-            return Attribute(name, family.kind, meaning=family.meaning)
+            return Attribute(name, family.kind, family.unit, family.dynamic, family.meaning)
     return Attribute(name, "number", dynamic=True, meaning="a metric of the node") if name in seen else None
 
 

@@ -7,10 +7,11 @@ node, not two. Sizes are bytes, CPU is in cores.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from pydantic import Field
 
+from schemas.deployment import TaintEffect
 from schemas.event import EventData
 from schemas.names import Token
 from schemas.node import Acceleration, RuntimeName, _Part
@@ -19,6 +20,10 @@ from schemas.node import Acceleration, RuntimeName, _Part
 ClusterEngine = Literal["k3s", "kubevirt", "urunc", "qemu-pod", "kernel-boot"]
 #: Of several engines for one runtime, which is taken first.
 ENGINES: tuple[ClusterEngine, ...] = ("k3s", "kubevirt", "urunc", "qemu-pod", "kernel-boot")
+
+
+#: What a taint does to those that do not tolerate it, as Kubernetes has it.
+EFFECTS: tuple[str, ...] = get_args(TaintEffect)
 
 
 class Taint(_Part):
@@ -30,6 +35,13 @@ class Taint(_Part):
 
     def __str__(self) -> str:
         return f"{self.key}={self.value}:{self.effect}" if self.value else f"{self.key}:{self.effect}"
+
+    @classmethod
+    def read(cls, text: str) -> Taint:
+        """The taint that such a text stands for."""
+        rest, _, effect = text.rpartition(":")
+        key, _, value = rest.partition("=")
+        return cls(key=key, value=value, effect=effect)
 
 
 class ClusterRuntime(_Part):

@@ -82,6 +82,20 @@ class Attempt(_Part):
     message: str = ""
 
 
+class Preempted(_Part):
+    """A replica that makes room, and since when.
+
+    In the decision of whoever takes the room ``deployment`` is whose replica it is; in the decision of whoever
+    gives it, who took it.
+    """
+
+    deployment: Token
+    replica: int
+    node: Token
+    priority: int = 0
+    since: datetime
+
+
 class Enforcement(_Part):
     """What holds a field of the request to its word."""
 
@@ -114,7 +128,8 @@ class Decision(EventData):
     """Where a deployment runs and why: every candidate's score, every rejection's reason.
 
     ``migrations`` is the revision of the last wish to migrate that it answers; ``unmoved`` are the
-    replicas that could not be moved as was wished, and why.
+    replicas that could not be moved as was wished, and why. ``preempts`` are replicas of others that make
+    room for it, until they have; ``preempted`` its own that made room, whether or not they found another place.
     """
 
     event_type: ClassVar[str] = "minicloud.deployment.decided.v1"
@@ -131,6 +146,8 @@ class Decision(EventData):
     rejected: list[Rejection] = []
     placements: list[Placement] = []
     attempts: list[Attempt] = []
+    preempts: list[Preempted] = []
+    preempted: list[Preempted] = []
     migrations: int = 0
     unmoved: list[Attempt] = []
     coverage: list[dict[str, Any]] = []

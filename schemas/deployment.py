@@ -19,11 +19,15 @@ from schemas.node import RuntimeName
 from schemas.quantities import Bytes, Cores, Seconds
 
 Restart = Literal["always", "on-failure", "never"]
+TaintEffect = Literal["NoSchedule", "PreferNoSchedule", "NoExecute"]
+Preempt = Literal["never", "lower"]
+LabelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,126}$")]
+LabelValue = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
 EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
 #: The name of an object in Kubernetes.
 ObjectName = Annotated[str, StringConstraints(max_length=253, pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
 #: Fields that came after the first requests were kept; at their default they are no part of the identity.
-_YOUNGER: Final = frozenset({"paused"})
+_YOUNGER: Final = frozenset({"paused", "labels", "apart", "together", "tolerations", "preempt"})
 _Text = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
@@ -281,6 +285,64 @@ class Spread(Document):
     over: Annotated[str, StringConstraints(min_length=1, max_length=128)]
 
 
+class Neighbour(Document):
+    """Replicas to keep away from, or to be beside of: of a deployment, of all with some labels, or its own.
+
+    Attributes:
+        deployment: one by its id.
+        labels: all that carry these labels, whatever else they carry.
+        itself: the replicas of this deployment.
+        over: the attribute that tells how far: on another `name`, another `rack`, another `region.city`.
+    """
+
+    deployment: Token | None = None
+    labels: dict[LabelName, LabelValue] | None = Field(default=None, min_length=1, max_length=16)
+    itself: Literal[True] | None = None
+    over: Annotated[str, StringConstraints(min_length=1, max_length=128)] = "name"
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        _exactly_one(self, "deployment", "labels", "itself")
+        return self
+
+    def __str__(self) -> str:
+        if self.itself:
+            return "another replica"
+        if self.deployment:
+            return f"deployment {self.deployment}"
+        return f"what is labelled {','.join(f'{key}={value}' for key, value in sorted((self.labels or {}).items()))}"
+
+
+class Toleration(Document):
+    """Taints that do not keep this deployment away, as Kubernetes has them.
+
+    Attributes:
+        key: of the taint; without it every taint, which needs the operator `Exists`.
+        operator: `Equal` compares the value, `Exists` takes any.
+        value: of the taint.
+        effect: of the taint; any unless given.
+    """
+
+    key: Annotated[str, StringConstraints(min_length=1, max_length=317)] | None = None
+    operator: Literal["Equal", "Exists"] = "Equal"
+    value: Annotated[str, StringConstraints(max_length=63)] = ""
+    effect: TaintEffect | None = None
+
+    @model_validator(mode="after")
+    def _can_match(self) -> Self:
+        if self.operator == "Exists" and self.value:
+            raise BrokenRule("Exists compares no value", field="value", expected="no value, or Equal")
+        if self.key is None and self.operator == "Equal":
+            raise BrokenRule(
+                "without a key there is nothing to equal", field="key", expected="a key, or operator: Exists"
+            )
+        return self
+
+    def written(self) -> dict[str, str]:
+        """As Kubernetes writes it."""
+        return self.model_dump(exclude_defaults=True)
+
+
 class OnLoss(Document):
     """What to do when a replica's node is lost.
 
@@ -313,6 +375,7 @@ class DeploymentRequest(EventData):
     Attributes:
         id: the deployment's id, in the subject too; the name unless given.
         name: what people call it.
+        labels: what others call it by when they want to be apart from it or together.
         runtimes: in order of preference; the first that fits somewhere wins.
         images: one image for each runtime named.
         resources: limits of one replica.
@@ -324,12 +387,16 @@ class DeploymentRequest(EventData):
         prefer: what ranks the nodes that meet them, the first before the second.
         spread: an attribute over whose values replicas are spread.
         pack: whether the fullest node that fits is preferred.
+        apart: what no replica may run beside; it holds for whoever comes later, too.
+        together: what each replica must run beside.
+        tolerations: taints of nodes that do not keep it away.
         data: buckets that it uses.
         health: how to tell that it serves.
         restart: when it ended: always again, only after a failure, or never, as a job.
         on_loss: what happens when its node is lost.
         user: `root` where the workload must be root and the node allows it; else an ordinary user.
         priority: who is placed first when not all fit at once; higher is sooner.
+        preempt: `lower` stops replicas of lower priority where there is no room otherwise.
         paused: whether it stands still where it is, with its memory and its place kept.
     """
 
@@ -338,6 +405,7 @@ class DeploymentRequest(EventData):
 
     id: Token | None = None
     name: Token | None = None
+    labels: dict[LabelName, LabelValue] = Field(default={}, max_length=64)
     runtimes: list[RuntimeName] = Field(min_length=1, max_length=4)
     images: Images
     resources: Resources = Resources()
@@ -349,12 +417,16 @@ class DeploymentRequest(EventData):
     prefer: list[dict[str, Any]] = []
     spread: Spread | None = None
     pack: bool = False
+    apart: list[Neighbour] = Field(default=[], max_length=16)
+    together: list[Neighbour] = Field(default=[], max_length=16)
+    tolerations: list[Toleration] = Field(default=[], max_length=64)
     data: list[DataUse] = []
     health: Health | None = None
     restart: Restart = "always"
     on_loss: OnLoss = Field(default=OnLoss(), alias="onLoss")
     user: Literal["root"] | None = None
     priority: int = Field(default=0, ge=-1000, le=1000)
+    preempt: Preempt = "never"
     paused: bool = False
 
     @property
@@ -383,6 +455,10 @@ class DeploymentRequest(EventData):
         if self.spread and self.pack:
             raise BrokenRule(
                 "it excludes pack: replicas lie apart or together", field="spread", expected="one of them"
+            )
+        if any(one.itself for one in self.together):
+            raise BrokenRule(
+                "its own replicas are packed, not beside themselves", field="together", expected="pack: true"
             )
         return self
 

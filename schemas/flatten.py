@@ -12,15 +12,22 @@ from functools import lru_cache
 from typing import Any, Final, TypeGuard
 
 from schemas.attributes import ATTRIBUTES, FAMILIES, MEANS, NAME, Value
-from schemas.cluster import ClusterNode
+from schemas.cluster import EFFECTS, ClusterNode, Taint
 from schemas.node import Characterization
 from schemas.workload import DesiredWorkload, WorkerStatus
 
 _YES: Final = frozenset({"true", "yes", "1", "on"})
 _BYTES: Final = frozenset(name for name, attribute in ATTRIBUTES.items() if attribute.unit == "B")
 _ABSURD: Final = 2**63
+_LONGEST_WHY: Final = 200
+#: As many metrics as an ordinary sample has at most.
+_USUAL: Final = 64
+#: Families whose members no sample may carry.
+_NOT_MEASURED: Final = tuple(prefix for prefix, family in FAMILIES.items() if not family.dynamic)
 #: The label that makes a node part of the storage pool.
 STORAGE_LABEL: Final = "storage.worker"
+#: Labels that taint a node begin so.
+TAINT_LABEL: Final = "taint."
 #: What is said of a node by others than its agent.
 DERIVED: Final = frozenset(
     {
@@ -73,12 +80,25 @@ def attributes_of(characterization: Characterization | Mapping[str, Any]) -> dic
         "rack": it.rack,
         "runtimes": sorted({runtime.name for runtime in it.runtimes}),
         "acceleration": _acceleration(it),
+        "taints": tainted(it.labels) or None,
         "storage.worker": it.labels.get(STORAGE_LABEL, "").lower() in _YES,
     }
     families = {"region.": it.region, "software.": it.software, "label.": it.labels}
     for prefix, values in families.items():
         known.update({prefix + name: value for name, value in values.items()})
     return {name: value for name, value in known.items() if _can_be_held(value) and NAME.fullmatch(name)}
+
+
+def tainted(labels: Mapping[str, str]) -> list[str]:
+    """The taints that labels ``taint.<key>: [value:]effect`` say; without an effect that is known, NoSchedule."""
+    taints = []
+    for label, said in labels.items():
+        key = label.removeprefix(TAINT_LABEL)
+        if label.startswith(TAINT_LABEL) and key:
+            value, _, effect = said.rpartition(":")
+            taint = Taint(key=key, value=value, effect=effect) if effect in EFFECTS else None
+            taints.append(str(taint or Taint(key=key, value=said, effect="NoSchedule")))
+    return sorted(taints)
 
 
 def _can_be_held(value: Value | None) -> TypeGuard[Value]:
@@ -100,11 +120,24 @@ def measured(values: Mapping[str, float]) -> dict[str, Value]:
 
     A sample may not speak for what characterization, presence or the worker say.
     """
+    if len(values) <= _USUAL:
+        admitted, in_bytes = _roles(tuple(values))
+        if admitted and math.isfinite(sum(values.values())):  # a sum without end only costs a second look
+            whole: dict[str, Value] = {**values}
+            for name in in_bytes:
+                whole[name] = round(values[name])
+            return whole
     return {
         name: round(value) if name in _BYTES else value
         for name, value in values.items()
         if math.isfinite(value) and may_be_metric(name)
     }
+
+
+@lru_cache(maxsize=128)
+def _roles(names: tuple[str, ...]) -> tuple[bool, tuple[str, ...]]:
+    """Whether a sample may carry all of these names, and which are bytes: many nodes measure the same."""
+    return all(map(may_be_metric, names)), tuple(name for name in names if name in _BYTES)
 
 
 @lru_cache(maxsize=8192)
@@ -113,7 +146,7 @@ def may_be_metric(name: str) -> bool:
     known = ATTRIBUTES.get(name)
     if known is not None:
         return known.dynamic and known.kind == "number" and name not in DERIVED and name not in MEANS
-    return NAME.fullmatch(name) is not None and not name.startswith(tuple(FAMILIES))
+    return NAME.fullmatch(name) is not None and not name.startswith(_NOT_MEASURED)
 
 
 def working(status: WorkerStatus | None, offered: Value) -> dict[str, Value]:
@@ -169,6 +202,7 @@ def clustered(cluster: ClusterNode | None, facts: Mapping[str, Value]) -> dict[s
     for runtime in cluster.runtimes:
         engines.setdefault(runtime.name, set()).add(runtime.engine)
     known.update({f"cluster.engine.{name}": sorted(names) for name, names in engines.items()})
+    known.update({f"cluster.without.{engine}": why[:_LONGEST_WHY] for engine, why in cluster.silent.items()})
     known.update({f"cluster.label.{name}": value for name, value in cluster.labels.items()})
     return {name: value for name, value in known.items() if _can_be_held(value) and NAME.fullmatch(name)}
 

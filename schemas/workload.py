@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from schemas.deployment import File, Health, OnLoss, Port, Restart, Spread
+from schemas.deployment import File, Health, OnLoss, Port, Restart, Spread, Toleration
 from schemas.event import EventData
 from schemas.names import Token
 from schemas.node import Acceleration, Driver, RuntimeName, _Part
@@ -46,7 +46,9 @@ class DesiredWorkload(EventData):
 
     ``driver`` says whose it is: that of the node's own worker, or of the worker of ``cluster``. Whoever else
     reads the level runs nothing. For a cluster, ``candidates`` are the other nodes of it that its scheduler
-    may choose, best first, and ``constraint`` stands for the conditions that they all met.
+    may choose, best first, and ``constraint`` stands for the conditions that they all met;
+    no two replicas may share a value of an attribute in ``apart``; ``tolerations`` are taints that do not keep it
+    away, as Kubernetes writes them.
     """
 
     event_type: ClassVar[str] = "minicloud.workload.desired.v1"
@@ -76,6 +78,8 @@ class DesiredWorkload(EventData):
     user: str | None = None
     on_loss: OnLoss = OnLoss()
     spread: Spread | None = None
+    apart: list[str] = []
+    tolerations: list[Toleration] = []
     priority: int = 0
 
 

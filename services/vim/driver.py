@@ -14,6 +14,7 @@ from bus.bus import Bus
 from schemas.decision import Decision, Placement
 from schemas.deployment import DeploymentRequest
 from schemas.workload import DesiredWorkload, workload_name
+from services.vim.neighbours import apart_from_itself
 from services.vim.state import Life, Place
 
 #: So many are choice enough, and a level stays small.
@@ -90,12 +91,15 @@ class LevelDriver:
 def _may_end(life: Life, decision: Decision, place: Place) -> bool:
     """Whether what lies elsewhere has done its part.
 
-    What has no successor yet runs on, be it of an earlier generation, unless it was tried in vain.
+    What has no successor yet runs on, be it of an earlier generation, unless it was tried in vain or has to
+    make room for others.
     """
-    node, replica = place
+    replica = place[1]
     if replica >= decision.request.replicas:
         return True
-    if any((attempt.node, attempt.replica) == (node, replica) for attempt in decision.attempts):
+    if any((attempt.node, attempt.replica) == place for attempt in decision.attempts):
+        return True
+    if any((given.node, given.replica) == place for given in decision.preempted):
         return True
     successor = next((one for one in decision.placements if one.replica == replica), None)
     if successor is None:
@@ -140,22 +144,27 @@ def _level(decision: Decision, placement: Placement, before: DesiredWorkload | N
         user=request.user,
         on_loss=request.on_loss,
         spread=request.spread,
+        apart=sorted(apart_from_itself(decision.deployment, request)),
+        tolerations=request.tolerations,
         priority=request.priority,
     )
 
 
 def _constraint(request: DeploymentRequest) -> str:
     """What stands for the conditions that nodes had to meet."""
-    said = json.dumps([request.where, request.user], sort_keys=True, default=str)
+    tolerated = [[one.written() for one in request.tolerations]] if request.tolerations else []
+    said = json.dumps([request.where, request.user, *tolerated], sort_keys=True, default=str)
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 def _candidates(decision: Decision, placement: Placement, before: DesiredWorkload | None) -> list[str]:
     """The other nodes of the cluster that could run it, best first; none for what one node's worker runs.
 
+    None for what must be apart from others or beside them, either: only we know where those are.
+
     Of one generation they stay as they were: a later decision, about other replicas, changes nothing here.
     """
-    if placement.cluster is None:
+    if placement.cluster is None or decision.request.apart or decision.request.together:
         return []
     same = before and (before.generation, before.cluster) == (decision.generation, placement.cluster)
     if before and same and before.state != "stopped" and before.candidates:

@@ -81,6 +81,8 @@ def judge(life: Life, decision: Decision, state: State, now: datetime) -> Verdic
         message += f"; {missing} of {asked} cannot be placed: {_why(decision)}"
         if verdict in ("running", "completed"):
             verdict, reason = "degraded", "ReplicasMissing"
+        if who := preempted(decision):
+            reason, message = "Preempted", f"{who}; {message}"
     if decision.unmoved and verdict in ("running", "paused"):
         reason = "CannotMigrate"
         stays = (f"replica {one.replica}: {one.message}" for one in decision.unmoved[:3])
@@ -113,7 +115,20 @@ def _unplaceable(decision: Decision) -> Verdict:
     if exhausted(decision):
         tried = "; ".join(dict.fromkeys(map(_tried, decision.attempts[-3:])))
         return Verdict("failed", decision.attempts[-1].reason, f"no other node to try: {tried}", [])
+    if who := preempted(decision):
+        return Verdict("unschedulable", "Preempted", f"{who}; it waits for room: {_why(decision)}", [])
     return Verdict("unschedulable", "NoNodeFits", _why(decision), [])
+
+
+def preempted(decision: Decision) -> str:
+    """Who took the room of replicas that have no other place yet, in a sentence; empty where nobody did."""
+    placed = {placement.replica for placement in decision.placements}
+    who = dict.fromkeys(
+        f"{one.deployment} (priority {one.priority})"
+        for one in decision.preempted
+        if one.replica not in placed
+    )
+    return f"preempted by {', '.join(who)}" if who else ""
 
 
 def hopeless(life: Life, decision: Decision) -> list[Attempt]:

@@ -13,12 +13,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from schemas.decision import Attempt, Candidate, Placement, Rejection
+from schemas.decision import Attempt, Candidate, Placement, Preempted, Rejection
 from schemas.deployment import DeploymentRequest
 from schemas.node import RuntimeName
 from services.vim.ledger import Reserved
+from services.vim.neighbours import Around, Neighbours
 from services.vim.room import Refusal, Room, needs
-from services.vim.score import scores
+from services.vim.score import rounded, scores
 
 #: Beyond so many different reasons, nodes refused by the same attribute are told together.
 _MOST_REASONS: Final = 40
@@ -34,12 +35,14 @@ class Choice:
         candidates: who could run it in the winning runtime, best first.
         rejected: who could not, and why.
         message: why something was not placed, in a sentence.
+        preempts: replicas of others that make room for these placements.
     """
 
     placements: list[Placement] = field(default_factory=list)
     candidates: list[Candidate] = field(default_factory=list)
     rejected: list[Rejection] = field(default_factory=list)
     message: str = ""
+    preempts: list[Preempted] = field(default_factory=list)
 
 
 def place(
@@ -50,6 +53,7 @@ def place(
     current: Iterable[Placement] = (),
     attempts: Iterable[Attempt] = (),
     replicas: Iterable[int] | None = None,
+    around: Around | None = None,
 ) -> Choice:
     """Choose for every replica.
 
@@ -61,7 +65,9 @@ def place(
             they are stay: nothing healthy is moved. The others keep their room.
         attempts: what was tried and failed; not tried again.
         replicas: which replicas to place; all by default.
+        around: who may not run beside whom.
     """
+    current = list(current)
     wanted = list(range(request.replicas) if replicas is None else replicas)
     own: dict[str, dict[int, Placement]] = defaultdict(dict)
     for placement in current:
@@ -69,9 +75,14 @@ def place(
     best = Choice()
     rejected: list[Rejection] = []
     for runtime in request.runtimes:
+        neighbours = Neighbours(around, current) if around and not around.free else None
         rooms = {
             node["name"]: Room(
-                node, reserved.get(node["name"], _NOTHING), own.get(node["name"], {}), placing=wanted
+                node,
+                reserved.get(node["name"], _NOTHING),
+                own.get(node["name"], {}),
+                placing=wanted,
+                neighbours=neighbours,
             )
             for node in sorted(nodes, key=lambda node: str(node["name"]))
         }
@@ -110,23 +121,52 @@ def _place_in(
         else:
             refused.setdefault(refusal, []).append(name)
     choice = Choice(
-        rejected=_rejections(runtime, refused),
+        rejected=rejections(runtime, refused),
         candidates=sorted(
             (
                 Candidate(
                     node=name,
                     runtime=runtime,
                     **_by(request, runtime, rooms[name]),
-                    score=round(sum(parts.values()), 4),
+                    score=rounded(sum(parts.values())),
                     scores=parts,
                 )
-                for name, parts in scores(request, able).items()
+                for name, parts in scores(request, runtime, able).items()
             ),
             key=lambda candidate: (-candidate.score, candidate.node),
         ),
     )
     total = {candidate.node: candidate.score for candidate in choice.candidates}
+    choice.placements, missing = fill(request, runtime, able, total, wanted)
+    if missing is not None:
+        full: dict[Refusal, list[str]] = {}
+        for room in able:
+            refusal = room.refusal(request, runtime, missing)
+            if refusal is not None:
+                full.setdefault(refusal, []).append(room.name)
+        choice.rejected += rejections(runtime, full)
+    return choice
+
+
+def fill(
+    request: DeploymentRequest,
+    runtime: RuntimeName,
+    able: list[Room],
+    total: dict[str, float],
+    wanted: list[int],
+) -> tuple[list[Placement], int | None]:
+    """Put replicas on nodes, one after the other; returns the first that finds none, too.
+
+    Args:
+        request: what they are of.
+        runtime: how they run.
+        able: the nodes that take at least one.
+        total: their scores.
+        wanted: the replicas.
+    """
+    placements = []
     moving = []
+    missing = None
     stays = {
         replica: room
         for room in able
@@ -136,24 +176,19 @@ def _place_in(
     for replica in wanted:
         here = stays.get(replica)
         if here is not None and here.refusal(request, runtime, replica) is None:
-            choice.placements.append(_put(request, runtime, replica, here, "kept"))
+            placements.append(_put(request, runtime, replica, here, "kept"))
         else:
             moving.append(replica)
     line = _Line(request, able, total)
     for replica in moving:
         best = line.best(runtime, replica)
         if best is None:
-            full: dict[Refusal, list[str]] = {}
-            for room in able:
-                refusal = room.refusal(request, runtime, replica)
-                if refusal is not None:
-                    full.setdefault(refusal, []).append(room.name)
-            choice.rejected += _rejections(runtime, full)
+            missing = replica
             break
-        choice.placements.append(_put(request, runtime, replica, best, f"score {total[best.name]:g}"))
+        placements.append(_put(request, runtime, replica, best, f"score {total[best.name]:g}"))
         line.put_back(best)
-    choice.placements.sort(key=lambda placement: placement.replica)
-    return choice
+    placements.sort(key=lambda placement: placement.replica)
+    return placements, missing
 
 
 def _attempted(
@@ -193,7 +228,8 @@ def _refusal(
     return refusal
 
 
-def _rejections(runtime: RuntimeName, refused: dict[Refusal, list[str]]) -> list[Rejection]:
+def rejections(runtime: RuntimeName, refused: dict[Refusal, list[str]]) -> list[Rejection]:
+    """The refusals for people, with the nodes of each; of very many those alike are told together."""
     if len(refused) > _MOST_REASONS:
         groups: dict[tuple[str, str | None, Any], list[Refusal]] = defaultdict(list)
         for refusal in refused:

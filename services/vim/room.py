@@ -15,14 +15,16 @@ from schemas.deployment import DeploymentRequest
 from schemas.node import RuntimeName
 from schemas.quantities import format_bytes, format_cores
 from services.vim.ledger import Reserved
+from services.vim.neighbours import Neighbours
 from services.vim.offer import Offer, no_offer, offer
 from services.vim.overhead import overhead_of
+from services.vim.taints import avoided, standing
 
 _MIB: Final = 1024 * 1024
 #: Memory of a guest whose request does not say: a kernel must be given some.
 GUEST_MEMORY: Final[dict[str, int]] = {"unikernel": 64 * _MIB, "vm": 256 * _MIB}
 #: Cores are fractions: less than a thousandth of a millicore is nobody's.
-_CRUMB: Final = 1e-6
+CRUMB: Final = 1e-6
 
 
 def needs(
@@ -56,6 +58,12 @@ class Refusal(NamedTuple):
                 return f"host port {self.wanted} is taken by another replica"
             case "port":
                 return f"host port {self.wanted} is taken by deployment {had}"
+            case "taint":
+                return f"taint {had} is not tolerated"
+            case "apart" | "together":
+                runs = "runs" if self.kind == "apart" else "does not run"
+                there = "there" if self.attribute == "name" else f"on the same {self.attribute}"
+                return f"{self.wanted} {runs} {there}"
             case _:
                 return f"was tried there: {self.wanted}"
 
@@ -79,6 +87,7 @@ class Room:
         reserved: what other deployments hold there.
         own: what this deployment runs there, by replica; a replica that is put here again replaces it.
         placing: replicas that are being placed and so do not yet count as being here.
+        neighbours: who may not run beside whom.
     """
 
     def __init__(
@@ -87,10 +96,12 @@ class Room:
         reserved: Reserved,
         own: Mapping[int, Placement],
         placing: Iterable[int],
+        neighbours: Neighbours | None = None,
     ) -> None:
         self.node = node
         self.name: str = node["name"]
         self.reserved = reserved
+        self._neighbours = neighbours
         self.own = dict(own)
         self.replicas = len(self.own.keys() - set(placing))
         self._cpu = float(node.get("cpu.cores") or 0) - reserved.cpu
@@ -126,9 +137,13 @@ class Room:
         cpu, memory, overhead = needs(request, runtime, by.engine, self.node.get("cpu.arch"))
         less_cpu, less_memory = self._beyond_pods if by.driver == "kubernetes" else (0.0, 0)
         before = self.own.get(-1 if replica is None else replica)
+        if before is None and (taints := standing(request, self.node, by.driver)):
+            return Refusal("taint", "taints", None, taints)  # what runs already is let run
+        if self._neighbours and (forbidden := self._neighbours.refusal(self.node, replica)):
+            return Refusal(*forbidden, None)
         freed = before.memory + before.memory_overhead if before else 0
         cores = self._cpu - less_cpu + (before.cpu if before else 0.0)
-        if cpu > cores + _CRUMB:
+        if cpu > cores + CRUMB:
             return Refusal("cpu", "allocatable.cpu", cpu, max(0.0, round(cores, 3)))
         unreserved = self._memory - less_memory + freed
         if memory + overhead > unreserved:
@@ -145,6 +160,11 @@ class Room:
                 return Refusal("port", "ports", port, self.reserved.ports[port])
         return None
 
+    def avoids(self, request: DeploymentRequest, runtime: RuntimeName) -> bool:
+        """Whether a taint asks to prefer another node."""
+        by = self.offer(request, runtime)
+        return by is not None and avoided(request, self.node, by.driver)
+
     def take(self, request: DeploymentRequest, runtime: RuntimeName, replica: int) -> None:
         """Put a replica here."""
         by = self.offer(request, runtime)
@@ -156,5 +176,7 @@ class Room:
         if self._available is not None:
             back = freed if before and before.runtime == runtime else 0
             self._available += back - memory - overhead
+        if self._neighbours:
+            self._neighbours.take(self.node, replica)
         self._put += 1
         self.replicas += 1

@@ -31,7 +31,7 @@ from schemas.verbs import ListDeployments, WhichDeployment
 from schemas.workload import DesiredWorkload, ObservedWorkload
 from services.vim.agenda import Agenda
 from services.vim.api import routes
-from services.vim.decide import fitting
+from services.vim.decide import Preemption, fitting
 from services.vim.driver import LevelDriver
 from services.vim.recall import recall
 from services.vim.reconcile import Reconciler
@@ -53,20 +53,24 @@ class VimSettings(Settings):
     look_every: float = Field(
         default=5.0, gt=0, description="seconds between looks at everything, whatever events were lost"
     )
+    preemption: Preemption = Field(
+        default="asked",
+        description="who may stop replicas of lower priority: asked (requests with preempt: lower), always, never",
+    )
 
 
 class Vim:
     """One vim that holds the lease."""
 
-    def __init__(self, bus: Bus, mqtt: MqttBus, acting: Callable[[], bool]) -> None:
+    def __init__(
+        self, bus: Bus, mqtt: MqttBus, acting: Callable[[], bool], preemption: Preemption = "asked"
+    ) -> None:
         self.bus = bus
         self.state = State()
         self.agenda = Agenda()
         self._retained = Retained(bus, mqtt)
         self._failures: dict[str, int] = {}
-        self.reconciler = Reconciler(
-            bus, self.state, LevelDriver(bus), self._tell, acting, self._look_at_waiting
-        )
+        self.reconciler = Reconciler(bus, self.state, LevelDriver(bus), self._tell, acting, self, preemption)
         self._synced: set[str] = set()
         self._all_synced = asyncio.Event()
 
@@ -143,7 +147,12 @@ class Vim:
     def _add(self, life: Life) -> None:
         self.agenda.add(life.deployment, life.priority)
 
-    def _look_at_waiting(self) -> None:
+    def look(self, deployment: str) -> None:
+        """Look at a deployment that a decision about another one concerns."""
+        self._add(self.state.life(deployment))
+
+    def freed(self) -> None:
+        """Somebody left room: look at whoever waits for it."""
         for life in self.state.lives.values():
             if life.waiting:
                 self._add(life)
@@ -276,7 +285,7 @@ async def serve(frame: Frame[VimSettings]) -> None:
     endpoint = frame.settings.endpoint("vim")
     mqtt = await MqttBus.connect(frame.settings.mqtt, endpoint, f"vim-{frame.settings.minicloud}")
     try:
-        vim = Vim(frame.bus, mqtt, lambda: lease.held)
+        vim = Vim(frame.bus, mqtt, lambda: lease.held, frame.settings.preemption)
         await vim.start(frame)
         lost = asyncio.ensure_future(lease.lost.wait())
         await asyncio.wait({stop, lost}, return_when=asyncio.FIRST_COMPLETED)

@@ -7,8 +7,10 @@ cannot be read, or speaks for another, changes nothing but the revision that com
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from bus.watch import WatchItem
 from schemas.decision import Decision, DeploymentStatus, Placement
@@ -21,6 +23,8 @@ from schemas.workload import DesiredWorkload, ObservedWorkload, workload_name
 
 #: (node, replica)
 Place = tuple[str, int]
+#: Told of a node, its attributes and the revision of the change log that says so.
+Follower = Callable[[str, Mapping[str, Any], int], None]
 _ENDED = frozenset({"stopped", "completed", "failed"})
 
 
@@ -96,7 +100,10 @@ class Life:
         """Whether it would run, or run better, if there were room or another node."""
         if self.cancelled or self.decision is None:
             return False
-        return self.decision.outcome == "unschedulable" or bool(self.status and self.status.state == "lost")
+        if self.decision.outcome == "unschedulable" or bool(self.status and self.status.state == "lost"):
+            return True
+        # Room is being made for it.
+        return bool(self.decision.preempts) and not (self.status and self.status.state == "running")
 
     def open_migrations(self, decision: Decision) -> dict[int, Migration]:
         """The wishes to migrate that are still to be answered, by revision."""
@@ -138,10 +145,11 @@ def over(observed: ObservedWorkload, restart: str) -> bool:
 
 @dataclass
 class Node:
-    """A node as far as vim must know: since when it is lost, None while it is there."""
+    """A node as far as vim must know: since when it is lost, None while it is there, and what it is."""
 
     lost_since: datetime | None = None
     left: bool = False
+    attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
 class State:
@@ -150,6 +158,11 @@ class State:
     def __init__(self) -> None:
         self.lives: dict[str, Life] = {}
         self.nodes: dict[str, Node] = {}
+        self._followers: list[Follower] = []
+
+    def follow(self, follower: Follower) -> None:
+        """Tell somebody of every change of a node, with its revision."""
+        self._followers.append(follower)
 
     def life(self, deployment: str) -> Life:
         """The life of a deployment, made when it is first heard of."""
@@ -159,6 +172,11 @@ class State:
         """Whether the resource index holds a node for lost."""
         known = self.nodes.get(node)
         return known is not None and known.lost_since is not None
+
+    def attribute(self, node: str, name: str) -> Any:
+        """An attribute of a node as the change log told it last; None where it has none."""
+        known = self.nodes.get(node)
+        return None if known is None else known.attributes.get(name)
 
     def take_deployment(self, item: WatchItem[object]) -> list[str]:
         """A request, cancellation, wish to migrate, decision or status; returns the deployment."""
@@ -232,6 +250,9 @@ class State:
         turned = lost != (node.lost_since is not None)
         if turned:
             node.lost_since = data.observed_at if lost else None
+        node.attributes = data.attributes
+        for follower in self._followers:
+            follower(name, data.attributes, item.revision)
         node.left = lost and data.kind == "left"
         if not turned and data.kind == "changed" and all(map(_passing, data.changed)):
             return []

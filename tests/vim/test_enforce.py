@@ -31,6 +31,11 @@ ASKING: dict[str, Any] = {
     "prefer": [{"load.5m": "asc"}],
     "spread": {"over": "rack"},
     "pack": True,
+    "labels": {"app": "web"},
+    "apart": [{"deployment": "other"}, {"itself": True, "over": "rack"}],
+    "together": [{"labels": {"app": "cache"}}],
+    "tolerations": [{"key": "gpu", "operator": "Exists"}],
+    "preempt": "lower",
     "data": [{"bucket": "photos"}],
     "health": {"console": "ready"},
     "restart": "never",
@@ -84,7 +89,11 @@ def test_only_what_was_asked_for_is_named() -> None:
         ({"prefer": [{"load.5": "asc"}]}, "prefer.0.load.5", "load.5m"),
         ({"prefer": [{"load.5m": "upwards"}]}, "prefer.0.load.5m", "asc or desc"),
         ({"prefer": [{"near": {"bucket": "b"}}]}, "prefer.0", None),
+        ({"prefer": [{"near": {"place": "a b"}}]}, "prefer.0.near", None),
+        ({"prefer": [{"near": {"place": "a", "within": 3}}]}, "prefer.0", None),
         ({"prefer": [{}]}, "prefer.0", None),
+        ({"apart": [{"itself": True, "over": "racks"}]}, "apart.0", "rack"),
+        ({"together": [{"deployment": "db", "over": "regon.city"}]}, "together.0", "region.city"),
         ({"spread": {"over": "racks"}}, "spread.over", "rack"),
         ({"data": [{"bucket": "b"}]}, "data", None),
     ],
@@ -98,6 +107,14 @@ def test_what_cannot_be_enforced_is_refused_with_the_cure(
     assert problem["field"] == field
     assert problem["expected"]
     assert expected in (None, problem["expected"])
+
+
+def test_a_site_that_preempts_nobody_refuses_to() -> None:
+    asked = request(priority=5, preempt="lower")
+    assert {"priority", "preempt"} <= {one.field for one in enforcements(asked)}
+    with pytest.raises(InvalidDocument) as caught:
+        enforcements(asked, preemption="never")
+    assert caught.value.field == "preempt"
 
 
 def test_every_problem_is_told_at_once() -> None:
