@@ -165,6 +165,11 @@ async def test_what_real_services_say_and_answer_is_what_the_reference_says(
         "rid.attributes": await _asked(bus, "rid", "attributes", None),
         "vim.list": await _asked(bus, "vim", "list", None),
         "vim.get": await _asked(bus, "vim", "get", {"deployment": "job"}),
+        "vim.scale": await _asked(bus, "vim", "scale", {"deployment": "nowhere", "replicas": 2}),
+        "vim.pause": await _asked(bus, "vim", "pause", {"deployment": "nowhere"}),
+        "vim.resume": await _asked(bus, "vim", "resume", {"deployment": "nowhere"}),
+        "vim.migrate": await _asked(bus, "vim", "migrate", {"deployment": "nowhere", "to": "pi-3"}),
+        "vim.whatif": await _asked(bus, "vim", "whatif", job),
         "worker.logs": await _asked(bus, "worker", "logs", {"workload": "job-0"}, "pi-3"),
     }
     for verb in VERBS:
