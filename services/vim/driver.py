@@ -96,7 +96,9 @@ def _may_end(life: Life, decision: Decision, place: Place) -> bool:
     replica = place[1]
     if replica >= decision.request.replicas:
         return True
-    if any((gone.node, gone.replica) == place for gone in (*decision.attempts, *decision.preempted)):
+    left = {(one.node, one.replica) for one in decision.attempts}
+    left |= {(one.node, one.replica) for one in decision.preempted}
+    if place in left:
         return True
     successor = next((one for one in decision.placements if one.replica == replica), None)
     if successor is None:
