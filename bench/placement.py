@@ -236,13 +236,15 @@ def pure(seconds: float, rounds: int) -> dict[str, float]:
 
 async def whole(nodes: int, deployments: int) -> dict[str, float]:
     """From request events to decision events, through a real bus, rid and vim; nodes are fake."""
-    with tempfile.TemporaryDirectory(prefix="minicloud-placement-") as folder:
-        with Broker(Path(folder) / "broker") as broker:
-            stack = Stack(broker, f"b{secrets.token_hex(3)}", Path(folder) / "stack")
-            try:
-                return await _whole(stack, nodes, deployments)
-            finally:
-                stack.close()
+    with (
+        tempfile.TemporaryDirectory(prefix="minicloud-placement-") as folder,
+        Broker(Path(folder) / "broker") as broker,
+    ):
+        stack = Stack(broker, f"b{secrets.token_hex(3)}", Path(folder) / "stack")
+        try:
+            return await _whole(stack, nodes, deployments)
+        finally:
+            stack.close()
 
 
 async def _whole(stack: Stack, nodes: int, deployments: int) -> dict[str, float]:
