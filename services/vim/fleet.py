@@ -16,7 +16,7 @@ import numpy.typing as npt
 from pydantic import TypeAdapter
 
 from schemas.attributes import lookup
-from schemas.decision import Candidate, Placement, Rejection
+from schemas.decision import Candidate, Further, Placement, Rejection
 from schemas.deployment import DeploymentRequest
 from schemas.errors import InvalidQuery
 from schemas.node import RuntimeName
@@ -66,6 +66,8 @@ _ATTRIBUTE: Final = {
 }
 #: Reads a list of them in half the time that it takes to make one after the other.
 _CANDIDATES: Final = TypeAdapter(list[Candidate])
+#: So many candidates say what their score is made of.
+_IN_FULL: Final = 100
 _MOST_CANDIDATES: Final = 1000
 #: Beyond so many different values, nodes that fail the same condition are told together.
 _MOST_VALUES: Final = 40
@@ -367,6 +369,11 @@ class Fleet:
         names: list[str] = self._names[rows[np.argsort(self._rank[rows])]].tolist()
         return names
 
+    def in_order(self, rows: Rows) -> list[str]:
+        """The nodes in some rows, in their order."""
+        names: list[str] = self._names[rows].tolist()
+        return names
+
     def ranked(self, rows: Rows) -> Rows:
         """The place of each row in the order of names."""
         return self._rank[rows]
@@ -459,7 +466,8 @@ class Picked:
     def explained(self) -> Choice:
         """Every candidate's score, and every other node's reason in each runtime that was looked at."""
         rejected = [group for look in self._looks for group in self._refused(look)]
-        return Choice(self.placements, self._candidates(self._looks[-1]), rejected)
+        candidates, further = self._candidates(self._looks[-1])
+        return Choice(self.placements, candidates, further, rejected)
 
     def unmatched(self) -> list[Rejection]:
         """The nodes that fail a condition, by the first that they fail and what they had."""
@@ -495,8 +503,12 @@ class Picked:
         places = np.array([groups.index(one) for one in shown])[at]
         return [(had, rows[places == number]) for number, had in enumerate(groups)]
 
-    def _candidates(self, look: _Look) -> list[Candidate]:
+    def _candidates(self, look: _Look) -> tuple[list[Candidate], Further | None]:
+        """The best with what their scores are made of, the others with their scores."""
         order = np.lexsort([self._fleet.ranked(look.able), -look.scores])[:_MOST_CANDIDATES]
+        # A cluster's scheduler chooses among those that are told in full.
+        full = _MOST_CANDIDATES if any(by and by.cluster for by in look.offers) else _IN_FULL
+        order, beyond = order[:full], order[full:]
         rows = look.able[order]
         parts = {
             name: np.broadcast_to(part, look.scores.shape)[order].tolist()
@@ -518,7 +530,11 @@ class Picked:
                     "scores": dict(zip(parts, values, strict=True)),
                 }
             )
-        return _CANDIDATES.validate_python(found)
+        further = None
+        if len(beyond):
+            names = self._fleet.in_order(look.able[beyond])
+            further = Further(runtime=look.runtime, nodes=names, scores=look.scores[beyond].tolist())
+        return _CANDIDATES.validate_python(found), further
 
     def _refused(self, look: _Look) -> list[Rejection]:
         """As a room would refuse each row."""
