@@ -2,7 +2,8 @@
 
 ``python -m bench.rid_query [--nodes 100000] [--large 1000000] [--queries 300]``. Every engine is checked
 against brute force over plain dictionaries before it is timed, and again after updates. Then rid alone in
-one event loop: queries come at random while 100,000 decoded updates a second flow in.
+one event loop: queries come at random while 100,000 updates a second flow in, first as values, then as the
+JSON of the bus, which is read, checked and taken in as the service does it.
 """
 
 from __future__ import annotations
@@ -24,18 +25,23 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from services.rid.liveness import Thresholds
 
 from bench.rid_peers import Columns, Dicts, DuckDb, Mongo, Peer, Polars, Row, Sqlite, frame_of
 from schemas.attributes import Value
+from schemas.event import event
+from schemas.node import Measurement
 from schemas.query import Query
+from schemas.sample import read_sample
 from services.rid.columns import ColumnIndex
+from services.rid.ingest import Ingest
 from tests.parts.mongodb import MongoServer, named_server, own_database
 from tests.parts.part import PartMissing
 
 _GIB = 1024**3
 _CITIES = ["Athens", "Pisa", "Graz", "Turku", "Delft", "Porto", "Brno", "Cork"]
-#: A flow is taken in by so many updates at a time, as they come out of one read of the socket.
-_AT_ONCE = 20
+#: A flow is taken in by so many updates at a time, as the service takes it in.
+_AT_ONCE = 16
 #: Each figure is that of the best of so many rounds: the machine has other work, too.
 _ROUNDS = 5
 #: Beyond so many nodes, SQLite and MongoDB take minutes to load and to answer.
@@ -172,9 +178,12 @@ def updating(peer: Peer, changes: list[tuple[str, Row]], patience: float = 8.0) 
 
 
 async def in_one_loop(
-    peer: Columns, asked: list[Query], changes: list[tuple[str, Row]], updates: float, rate: float
+    peer: Columns, asked: list[Query], take: Callable[[int], None], updates: float, rate: float
 ) -> tuple[dict[str, list[float]], float]:
-    """Milliseconds of each query, told in three ways, and the updates a second meanwhile."""
+    """Milliseconds of each query, told in three ways, and the updates a second meanwhile.
+
+    ``take`` takes in so many updates, beginning with the one of a number.
+    """
     loop, rng = asyncio.get_running_loop(), random.Random(3)
     done, stop = 0, False
     begun = loop.time()
@@ -184,8 +193,7 @@ async def in_one_loop(
         while not stop:
             due = int((loop.time() - begun) * updates)
             while done < due and not stop:
-                at = done % (len(changes) - _AT_ONCE)
-                peer.update(changes[at : at + _AT_ONCE])
+                take(done)
                 done += _AT_ONCE
                 await asyncio.sleep(0)
             await asyncio.sleep(0.001)
@@ -293,27 +301,70 @@ def one_size(count: int, asked: list[Query], updates: int, checks: int, *, alone
 
 def flowing(ours: Columns, asked: list[Query], count: int, updates: float, rate: float) -> None:
     """Queries while updates flow in, in one loop; checked after it."""
-    # What was just decoded is still in the cache; the nodes that it is about are anywhere.
+    # What was just read is still in the cache; the nodes that it is about are anywhere.
     few = changes_of(1000, count, random.Random(4))
     nodes = random.Random(5).choices(range(count), k=50_000)
     changes = [(f"node-{at:07}", few[number % len(few)][1]) for number, at in enumerate(nodes)]
+
+    def take(done: int) -> None:
+        at = done % (len(changes) - _AT_ONCE)
+        ours.update(changes[at : at + _AT_ONCE])
+
+    in_rounds("values", ours, asked, take, updates, rate)
+    checked(ours, present(ours, count), asked[:10], "after the flow of values")
+    ingest = Ingest(ours.index, Thresholds(), lambda *_: None)
+    for name in (f"node-{at:07}" for at in range(count)):
+        ingest.adopt(name, ours.index.get(name) or {}, time.time())
+    payloads = [payload_of(name, row) for name, row in changes]
+    gc.collect()
+    gc.freeze()
+
+    def read_and_take(done: int) -> None:
+        at = done % (len(payloads) - _AT_ONCE)
+        for payload in payloads[at : at + _AT_ONCE]:
+            sample = read_sample(payload)
+            assert sample is not None
+            ingest.sample(sample, live=True)
+
+    begun = time.thread_time()
+    for done in range(0, 100_000, _AT_ONCE):
+        read_and_take(done)
+    alone = 100_000 / (time.thread_time() - begun)
+    in_rounds("JSON", ours, asked, read_and_take, updates, rate)
+    checked(ours, present(ours, count), asked[:10], "after the flow of JSON")
+    print(f"all of one core reads, checks and takes in {alone:,.0f} samples of JSON a second")
+
+
+def payload_of(name: str, values: Row) -> bytes:
+    """A sample as the bus brings it."""
+    measurement = Measurement.model_validate({"node": name, "interval": 1.0, "values": values})
+    return event(measurement, f"/home/{name}", name).to_json()
+
+
+def present(ours: Columns, count: int) -> Dicts:
+    """What the index holds, for brute force."""
+    return Dicts(ours.index.get(f"node-{at:07}") or {} for at in range(count))
+
+
+def in_rounds(
+    what: str, ours: Columns, asked: list[Query], take: Callable[[int], None], updates: float, rate: float
+) -> None:
+    """Run the loop several times and print the figures."""
     rounds: dict[str, list[list[float]]] = {}
     rates = []
     for _ in range(_ROUNDS):
-        told, reached = asyncio.run(in_one_loop(ours, asked, changes, updates, rate))
+        told, reached = asyncio.run(in_one_loop(ours, asked, take, updates, rate))
         rates.append(reached)
-        for what, taken in told.items():
-            rounds.setdefault(what, []).append(taken)
-    rows = [ours.index.get(f"node-{at:07}") or {} for at in range(count)]
-    checked(ours, Dicts(rows), asked[:10], "after the flow")
+        for way, taken in told.items():
+            rounds.setdefault(way, []).append(taken)
     print(
-        f"\nin one loop with {max(rates):,.0f} updates/s of nine metrics each ({min(rates):,.0f} in the slowest "
-        f"of {_ROUNDS} rounds), {rate:,.0f} queries/s wanted; the best round of each, and the worst:"
+        f"\nin one loop with {max(rates):,.0f} updates/s of nine metrics each as {what} ({min(rates):,.0f} in "
+        f"the slowest of {_ROUNDS} rounds), {rate:,.0f} queries/s wanted; the best round of each, and the worst:"
     )
-    for what, several in rounds.items():
+    for way, several in rounds.items():
         worst = max(statistics.quantiles(taken, n=100, method="inclusive")[98] for taken in several)
         print(
-            f"{what:<24} p50 {best(several, 50):.3f} ms, p99 {best(several, 99):.3f} ms, "
+            f"{way:<24} p50 {best(several, 50):.3f} ms, p99 {best(several, 99):.3f} ms, "
             f"p99 of the worst {worst:.3f} ms"
         )
 

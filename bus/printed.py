@@ -1,7 +1,7 @@
 """What the replicas of a deployment print, read over the bus from the workers of their nodes.
 
 In: a deployment, or one of its replicas. Out: the last lines of each, and what they say from then on. vim
-knows where the replicas are; each node's worker has their lines.
+knows where the replicas are; each node's worker has their lines, or that of the cluster that they run in.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ async def last_printed(
     found = []
     for entry in replicas_of(await _known(bus, deployment), replica):
         workload = workload_name(deployment, entry["replica"])
-        answer = await _ask(bus, workload, entry["node"], tail=tail)
+        answer = await _ask(bus, workload, entry, tail=tail)
         found.append(Printed(workload, list(answer["lines"])))
     return found
 
@@ -66,7 +66,7 @@ async def follow_printed(
             workload, node = workload_name(deployment, entry["replica"]), str(entry["node"])
             after = read_to.get((workload, node))
             try:
-                answer = await _ask(bus, workload, node, tail=tail, after=after)
+                answer = await _ask(bus, workload, entry, tail=tail, after=after)
             except (NotFound, Unavailable):
                 continue  # not there yet, or its node is away: the next look tells
             read_to[workload, node] = answer["position"]
@@ -84,10 +84,13 @@ async def _known(bus: Bus, deployment: str) -> dict[str, Any]:
     return answer
 
 
-async def _ask(bus: Bus, workload: str, node: str, **which: Any) -> dict[str, Any]:
+async def _ask(bus: Bus, workload: str, entry: dict[str, Any], **which: Any) -> dict[str, Any]:
+    """Ask whoever runs it: the worker of its cluster, else its node's."""
     wanted = {name: value for name, value in which.items() if value is not None}
+    cluster = entry.get("cluster")
+    service, instance = ("cluster", cluster) if cluster else ("worker", entry["node"])
     answer: dict[str, Any] = await bus.request(
-        "worker", "logs", {"workload": workload, **wanted}, instance=node
+        service, "logs", {"workload": workload, **wanted}, instance=instance
     )
     return answer
 

@@ -23,14 +23,15 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 import structlog
 
 from bus.bus import Bus
+from bus.lifecycle import lifecycle
 from bus.merge import merged
 from bus.printed import follow_printed, last_printed
 from bus.standing import standing
@@ -45,6 +46,7 @@ from schemas.event import read_document, read_event
 from schemas.query import Answer, Query
 from schemas.resource import ResourceChange
 from schemas.shortform import parse_shortform
+from schemas.verbs import Wished
 
 #: What of a deployment is awaited.
 Until = Literal["runs", "ends"]
@@ -114,8 +116,9 @@ class Minicloud:
     ) -> DeploymentStatus:
         """Publish a request and await that it runs, or cannot: the first of these states is returned.
 
-        ``running``, ``completed``, ``failed``, ``rejected``, ``unschedulable``, or ``stopped`` where somebody
-        cancelled it; until it ``ends``, any of these but ``running``. A request that is there already, with
+        ``running``, ``paused``, ``completed``, ``failed``, ``rejected``, ``unschedulable``, or ``stopped`` where
+        somebody cancelled it; until it ``ends``, any of these but ``running`` and ``paused``. A request that is
+        there already, with
         the same content, changes nothing: its status is returned.
 
         Args:
@@ -161,7 +164,7 @@ class Minicloud:
     @staticmethod
     def settled(status: DeploymentStatus, until: Until = "runs") -> bool:
         """Whether a status answers "did it come up?", or "how did it end?"."""
-        states = SETTLED_STATES if until == "runs" else SETTLED_STATES - {"running"}
+        states = SETTLED_STATES if until == "runs" else SETTLED_STATES - {"running", "paused"}
         return status.state in states or status.reason == "UpdateRejected"
 
     async def events(
@@ -206,6 +209,92 @@ class Minicloud:
         await self.bus.publish(
             self.bus.subjects.cancel(deployment), Cancellation(reason=reason), about=deployment
         )
+
+    async def scale(self, deployment: str, replicas: int) -> Wished:
+        """Wish for another number of replicas; nothing else of the request changes, whoever else changes it.
+
+        Raises:
+            NotFound: there is none of that id; names those that are like it.
+            Conflict: it was cancelled.
+            Unavailable: no vim answers.
+        """
+        return await self._wish("scale", deployment, replicas=replicas)
+
+    async def pause(self, deployment: str) -> Wished:
+        """Wish that every replica stands still where it is; raises as :meth:`scale`."""
+        return await self._wish("pause", deployment)
+
+    async def resume(self, deployment: str) -> Wished:
+        """Wish that every replica goes on; raises as :meth:`scale`."""
+        return await self._wish("resume", deployment)
+
+    async def migrate(
+        self,
+        deployment: str,
+        *,
+        replica: int | None = None,
+        origin: str | None = None,
+        to: str | None = None,
+        reason: str = "",
+    ) -> Wished:
+        """Wish that replicas run on another node; raises as :meth:`scale`, also for a replica or node that is not there.
+
+        Args:
+            deployment: its id.
+            replica: which one; all unless given.
+            origin: only what runs there.
+            to: the node to which; any other that fits unless given.
+            reason: why, for whoever reads it.
+        """
+        more = {"replica": replica, "from": origin, "to": to, "reason": reason or None}
+        return await self._wish(
+            "migrate", deployment, **{name: value for name, value in more.items() if value is not None}
+        )
+
+    async def _wish(self, verb: str, deployment: str, **more: Any) -> Wished:
+        answer = await self.bus.request("vim", verb, {"deployment": deployment, **more}, timeout=10.0)
+        return Wished.model_validate(answer)
+
+    async def whatif(self, document: dict[str, Any] | DeploymentRequest) -> Decision:
+        """What would be decided of a request now, with every candidate and rejection; nothing is done.
+
+        Raises:
+            InvalidDocument: it would be rejected; with every problem by field.
+            Unavailable: no vim answers, or the resource index does not.
+        """
+        request = (
+            document
+            if isinstance(document, DeploymentRequest)
+            else read_document(document, DeploymentRequest)
+        )
+        return Decision.model_validate(await self.bus.request("vim", "whatif", request, timeout=15.0))
+
+    async def life(
+        self, deployment: str, *, since: int | None = None, follow: bool = False
+    ) -> AsyncGenerator[tuple[int, DeploymentStatus | Decision], None]:
+        """The statuses and decisions of a deployment from its beginning, as far as they are kept, in order.
+
+        Args:
+            deployment: its id.
+            since: only those after this revision.
+            follow: go on with what comes, for ever.
+
+        Yields:
+            The revision of each, and what it says.
+
+        Raises:
+            TooOld: ``since`` is no longer kept.
+        """
+        async with aclosing(lifecycle(self.bus, deployment, since=since)) as told:
+            async for one in told:
+                if one.kind is None and not follow:
+                    return
+                # Something else may lie there; whoever met it first buried it.
+                with suppress(InvalidDocument):
+                    if one.kind == "status":
+                        yield one.revision, read_event(one.payload, DeploymentStatus).data
+                    elif one.kind == "decision":
+                        yield one.revision, read_event(one.payload, Decision).data
 
     async def deployments(self) -> list[dict[str, Any]]:
         """Every deployment with its state and replicas.

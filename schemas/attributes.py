@@ -87,6 +87,7 @@ _FAMILIES: Final = (
     Attribute("software.*", "version", meaning="version of an installed program"),
     Attribute("label.*", "string", meaning="a label of the node"),
     Attribute("cluster.engine.*", "set", meaning="what runs a runtime in its cluster, such as k3s"),
+    Attribute("cluster.without.*", "string", meaning="why its cluster runs nothing by an engine there"),
     Attribute("cluster.label.*", "string", meaning="a label of the node in Kubernetes"),
     Attribute("latency.*", "number", "s", dynamic=True, meaning="measured round trip to a place or node"),
 )

@@ -19,6 +19,9 @@ from schemas.workload import DesiredWorkload, WorkerStatus
 _YES: Final = frozenset({"true", "yes", "1", "on"})
 _BYTES: Final = frozenset(name for name, attribute in ATTRIBUTES.items() if attribute.unit == "B")
 _ABSURD: Final = 2**63
+_LONGEST_WHY: Final = 200
+#: As many metrics as an ordinary sample has at most.
+_USUAL: Final = 64
 #: Families whose members no sample may carry.
 _NOT_MEASURED: Final = tuple(prefix for prefix, family in FAMILIES.items() if not family.dynamic)
 #: The label that makes a node part of the storage pool.
@@ -117,11 +120,24 @@ def measured(values: Mapping[str, float]) -> dict[str, Value]:
 
     A sample may not speak for what characterization, presence or the worker say.
     """
+    if len(values) <= _USUAL:
+        admitted, in_bytes = _roles(tuple(values))
+        if admitted and math.isfinite(sum(values.values())):  # a sum without end only costs a second look
+            whole: dict[str, Value] = {**values}
+            for name in in_bytes:
+                whole[name] = round(values[name])
+            return whole
     return {
         name: round(value) if name in _BYTES else value
         for name, value in values.items()
         if math.isfinite(value) and may_be_metric(name)
     }
+
+
+@lru_cache(maxsize=128)
+def _roles(names: tuple[str, ...]) -> tuple[bool, tuple[str, ...]]:
+    """Whether a sample may carry all of these names, and which are bytes: many nodes measure the same."""
+    return all(map(may_be_metric, names)), tuple(name for name in names if name in _BYTES)
 
 
 @lru_cache(maxsize=8192)
@@ -186,6 +202,7 @@ def clustered(cluster: ClusterNode | None, facts: Mapping[str, Value]) -> dict[s
     for runtime in cluster.runtimes:
         engines.setdefault(runtime.name, set()).add(runtime.engine)
     known.update({f"cluster.engine.{name}": sorted(names) for name, names in engines.items()})
+    known.update({f"cluster.without.{engine}": why[:_LONGEST_WHY] for engine, why in cluster.silent.items()})
     known.update({f"cluster.label.{name}": value for name, value in cluster.labels.items()})
     return {name: value for name, value in known.items() if _can_be_held(value) and NAME.fullmatch(name)}
 

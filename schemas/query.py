@@ -149,6 +149,11 @@ class Coverage(BaseModel):
         nodes: how many nodes it knows.
         via: how it answered: ``index`` is our own, ``copy`` our copy of its nodes, ``link`` its own rid.
         behind: of a copy, seconds since it was known to lack nothing.
+        means: for how many seconds the running means that are asked for reach back, where that is less than
+            their longest window, since rid began so lately; None otherwise.
+        horizon: of a past moment, how far back the change log reaches, where it is no longer whole; a node is
+            missing that wrote nothing since then until the moment, unless what it wrote last is still known.
+        missing: of a past moment, how many nodes are known to be missing for that.
         reason: why there is no answer, a sentence.
     """
 
@@ -159,6 +164,9 @@ class Coverage(BaseModel):
     nodes: int = 0
     via: Literal["index", "copy", "link"] | None = None
     behind: float | None = None
+    means: float | None = None
+    horizon: datetime | None = None
+    missing: int = 0
     reason: str | None = None
 
 

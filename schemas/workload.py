@@ -46,7 +46,9 @@ class DesiredWorkload(EventData):
 
     ``driver`` says whose it is: that of the node's own worker, or of the worker of ``cluster``. Whoever else
     reads the level runs nothing. For a cluster, ``candidates`` are the other nodes of it that its scheduler
-    may choose, best first, and ``constraint`` stands for the conditions that they all met.
+    may choose, best first, and ``constraint`` stands for the conditions that they all met;
+    no two replicas may share a value of an attribute in ``apart``; ``tolerations`` are taints that do not keep it
+    away, as Kubernetes writes them.
     """
 
     event_type: ClassVar[str] = "minicloud.workload.desired.v1"
@@ -76,6 +78,7 @@ class DesiredWorkload(EventData):
     user: str | None = None
     on_loss: OnLoss = OnLoss()
     spread: Spread | None = None
+    apart: list[str] = []
     tolerations: list[Toleration] = []
     priority: int = 0
 

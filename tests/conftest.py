@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +26,9 @@ from tests.parts.mosquitto import Mosquitto
 from tests.parts.nats_server import NatsServer
 from tests.parts.node_exporter import NodeExporter
 from tests.parts.npm import AsyncApiParser
+from tests.parts.opera import OperaParser
 from tests.parts.part import Part, PartMissing, Progress
+from tests.parts.prometheus import Prometheus
 from tests.parts.qemu import Qemu
 from tests.parts.runc import Runc
 
@@ -60,6 +64,9 @@ _SLOW = (
     "fleet/",
     "journey/",
     "minicloud/",
+    "monitor/test_archive.py",
+    "monitor/test_prometheus.py",
+    "monitor/test_service.py",
     "parts/",
     "bus/test_frame.py",
     "bus/test_links.py",
@@ -92,7 +99,8 @@ def part(request: pytest.FixtureRequest) -> Callable[[SomePart], SomePart]:
 
     def need(wanted: SomePart) -> SomePart:
         try:
-            wanted.obtain()
+            with _untimed():
+                wanted.obtain()
         except PartMissing as missing:
             node = os.environ.get("PYTEST_CURRENT_TEST", "").split(" ")[0]
             _, tests = request.config.stash[_MISSING].setdefault(wanted.name, (str(missing), set()))
@@ -103,6 +111,16 @@ def part(request: pytest.FixtureRequest) -> Callable[[SomePart], SomePart]:
         return wanted
 
     return need
+
+
+@contextmanager
+def _untimed() -> Iterator[None]:
+    """The test's own time stands still: making a part may take minutes, once."""
+    left = signal.setitimer(signal.ITIMER_REAL, 0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *left)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -201,6 +219,18 @@ def busybox(part: Callable[[Busybox], Busybox]) -> Busybox:
 def node_exporter(part: Callable[[NodeExporter], NodeExporter]) -> NodeExporter:
     """Prometheus' node_exporter."""
     return part(NodeExporter())
+
+
+@pytest.fixture(scope="session")
+def prometheus(part: Callable[[Prometheus], Prometheus]) -> Prometheus:
+    """Prometheus itself."""
+    return part(Prometheus())
+
+
+@pytest.fixture(scope="session")
+def opera(part: Callable[[OperaParser], OperaParser]) -> OperaParser:
+    """xOpera's parser of TOSCA."""
+    return part(OperaParser())
 
 
 @pytest.fixture(scope="session")

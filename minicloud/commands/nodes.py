@@ -71,6 +71,7 @@ Examples:
   minicloud query --file question.json -o json
   minicloud query 'gpu.name=T4' --explain      # why the others do not match
   minicloud query gpu --sort load.1m --keep best-gpu
+  minicloud query --forget best-gpu
   minicloud query 'state=lost' --at=-10m       # as it was ten minutes ago
 """
 )
@@ -81,6 +82,7 @@ Examples:
 @click.option("--fields", help="Attributes to show, separated by commas.")
 @click.option("--explain", is_flag=True, help="Also tell why the other nodes do not match.")
 @click.option("--keep", metavar="NAME", help="Keep it answered for devices, retained on MQTT.")
+@click.option("--forget", metavar="NAME", help="Keep it answered no more; asks nothing.")
 @click.option("--at", help="As of a past moment: RFC 3339, a time ago such as -10m, or a revision.")
 @data_option
 @output_option
@@ -94,12 +96,20 @@ async def query(
     explain: bool,
     at: str | None,
     keep: str | None,
+    forget: str | None,
     data: Path | None,
     output: str,
 ) -> int:
     """Ask which nodes match; the exit code is 1 if none does."""
     from minicloud.client import connect  # noqa: PLC0415
 
+    if forget:
+        if question or file or keep or at:
+            raise click.UsageError("--forget NAME stands alone: it asks nothing")
+        async with connect(data) as cloud:
+            await cloud.forget(forget)
+        click.echo(f"forgotten; devices read no answer of {forget} any more", err=True)
+        return 0
     more: dict[str, Any] = {}
     if sort:
         more["sort"] = [{s.removeprefix("-"): "desc" if s.startswith("-") else "asc"} for s in sort]
@@ -137,6 +147,9 @@ async def query(
         for part in answer.coverage:
             if not part.answered:
                 click.echo(f"  without {part.minicloud}: {part.reason}", err=True)
+            if part.horizon is not None:
+                known = f"{part.missing or 'no'} node{'s' if part.missing != 1 else ''} known to be missing"
+                click.echo(f"  the log begins only at {part.horizon.isoformat()}: {known}", err=True)
     else:
         show_one(answer.model_dump(mode="json"), output)
     return 0 if answer.nodes else 1

@@ -116,7 +116,8 @@ class Fleet:
         self._unforeseen: set[str] = set()
         self._nodes: dict[str, Node] = {}
         self._by_id: dict[str, str] = {}
-        self._workloads: dict[str, dict[str, ObservedWorkload]] = {}
+        self._workloads: dict[str, dict[tuple[str, str], ObservedWorkload]] = {}
+        self._places: dict[tuple[str, str], str] = {}
         self.layout = 0
         self.refused = 0
 
@@ -245,13 +246,20 @@ class Fleet:
         self._judge(node, self._clock())
 
     def _observed(self, workload: ObservedWorkload) -> None:
-        held = self._workloads.setdefault(workload.node, {})
-        if workload.state == GONE:
-            held.pop(workload.workload, None)
-        else:
-            held[workload.workload] = workload
-        if not held:
-            del self._workloads[workload.node]
+        key = (workload.node, workload.workload)
+        before = self._places.pop(key, None)
+        if before is not None:
+            del self._workloads[before][key]
+            if not self._workloads[before]:
+                del self._workloads[before]
+        if workload.state != GONE:
+            self._places[key] = place(workload)
+            self._workloads.setdefault(place(workload), {})[key] = workload
+
+
+def place(workload: ObservedWorkload) -> str:
+    """The node where a workload is: a cluster's scheduler may have put it on another than was chosen."""
+    return workload.moved_to or workload.node
 
 
 def unit_of(metric: str) -> str | None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from schemas.attributes import ATTRIBUTES, METRICS, Unit
-from services.monitor.fleet import Fleet
+from services.monitor.fleet import Fleet, place
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _UNITS: Final[dict[Unit | None, str]] = {
@@ -109,7 +109,7 @@ class Page:
         for one in self._fleet.workloads():
             # Only the name of a workload is no token that the envelope has checked.
             yield (
-                f'{head}minicloud_workload_state{{minicloud="{self._minicloud}",node="{one.node}",'
+                f'{head}minicloud_workload_state{{minicloud="{self._minicloud}",node="{place(one)}",'
                 f"workload={json.dumps(one.workload, ensure_ascii=False)},"
                 f'deployment="{one.deployment}",state="{one.state}"}} 1\n'
             )

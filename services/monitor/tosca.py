@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from collections.abc import Iterable
 from typing import Any, Final
@@ -19,6 +20,8 @@ from schemas.node import Characterization
 VERSION: Final = "tosca_simple_yaml_1_3"
 MEDIA_TYPE: Final = "application/yaml"
 _LONGEST: Final = 60.0
+#: Characters that JSON takes as they are and YAML does not, or folds as the end of a line.
+_UNPRINTABLE: Final = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 _HEAD: Final = f"""\
 tosca_definitions_version: {VERSION}
 metadata:
@@ -85,7 +88,7 @@ def document(minicloud: str, devices: Iterable[Characterization]) -> str:
         minicloud: the cluster's name.
         devices: its nodes.
     """
-    # JSON is YAML: what varies is written by json, which quotes whatever a label may hold.
+    # What varies is written as JSON, which quotes whatever a label may hold.
     parts = [_template(it, minicloud) for it in devices]
     cluster = {
         "type": "minicloud.nodes.Cluster",
@@ -93,8 +96,8 @@ def document(minicloud: str, devices: Iterable[Characterization]) -> str:
     }
     return "".join(
         [
-            _HEAD % json.dumps(minicloud),
-            f"    {json.dumps(_cluster(minicloud))}: {json.dumps(cluster)}\n",
+            _HEAD % _yaml(minicloud),
+            f"    {_yaml(_cluster(minicloud))}: {_yaml(cluster)}\n",
             *parts,
         ]
     )
@@ -156,7 +159,13 @@ def _template(it: Characterization, minicloud: str) -> str:
         "capabilities": {"host": {"properties": host}, "os": {"properties": system}},
         "requirements": [{"member_of": _cluster(minicloud)}],
     }
-    return f"    {json.dumps(it.node)}: {json.dumps(told)}\n"
+    return f"    {_yaml(it.node)}: {_yaml(told)}\n"
+
+
+def _yaml(document: Any) -> str:
+    """A document in the part of YAML that is JSON: what only one of them takes is escaped."""
+    text = json.dumps(document, ensure_ascii=False)
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _size(octets: int) -> str:

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from schemas.errors import Unavailable
 from schemas.node import RuntimeName
 from schemas.workload import ObservedWorkload, WorkloadState
-from services.monitor.fleet import Fleet
+from services.monitor.fleet import Fleet, place
 from services.monitor.prometheus import Prometheus, Sample
 from services.monitor.views import WorkloadView
 
@@ -26,6 +26,8 @@ _OF_STATE: Final[dict[WorkloadState, Phase]] = {
     "starting": "Pending",
     "running": "Running",
     "degraded": "Running",
+    "migrating": "Running",
+    "paused": "Running",
     "stopping": "Running",
     "stopped": "Succeeded",
     "completed": "Succeeded",
@@ -33,6 +35,7 @@ _OF_STATE: Final[dict[WorkloadState, Phase]] = {
     "unknown": "Unknown",
 }
 NO_PROMETHEUS: Final = "no Prometheus is configured (setting prometheus_url)"
+assert set(_OF_STATE) == set(get_args(WorkloadState))  # noqa: S101 - every state has its phase
 _NOT_MEASURED: Final = "the minicloud's own workers do not measure what a workload takes"
 
 
@@ -141,12 +144,12 @@ class Virtual:
         return told
 
     def _own(self, it: ObservedWorkload) -> Runs:
-        node = self._fleet.node(it.node)
+        node = self._fleet.node(place(it))
         host = node.facts.address if node and node.facts else ""
         return Runs(
             it.workload,
             self._minicloud,
-            it.node,
+            place(it),
             _OF_STATE[it.state],
             it.state,
             "Deployment",

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
-from schemas.attributes import lookup
+from schemas.attributes import MEANS, WINDOWS, lookup
 from schemas.errors import NotFound
 from schemas.explained import AttributeSeen, AttributesSeen
 from schemas.predicate import Condition, Predicate, conditions, conjuncts, every
@@ -19,6 +19,7 @@ from services.rid.fresh import HEARD, aged, rewritten, rewritten_fields, rewritt
 from services.rid.index import Index
 
 _NOT_LOST = Condition("state", "string", "ne", "lost")
+_LONGEST_MEAN = 60.0 * max(WINDOWS.values())
 _NOTHING = Condition("name", "string", "in", ())
 
 
@@ -31,6 +32,7 @@ class Answers:
         heard: when anything was last heard from any of them, seconds since the epoch.
         revision: the last revision of the resource-change log that is part of the index.
         clock: seconds since the epoch.
+        began: when the running means began, seconds since the epoch; None where there are none.
     """
 
     def __init__(
@@ -40,7 +42,9 @@ class Answers:
         heard: Callable[[], float | None],
         revision: Callable[[], int],
         clock: Callable[[], float] = time.time,
+        began: float | None = None,
     ) -> None:
+        self._began = began
         self._index = index
         self._minicloud = minicloud
         self._heard = heard
@@ -155,9 +159,18 @@ class Answers:
 
     def _coverage(self, query: Query) -> list[Coverage]:
         own = self.coverage()
+        if self._began is not None and _asks_for_means(query):
+            reach = max(0.0, round(self._clock() - self._began, 3))
+            own.means = reach if reach < _LONGEST_MEAN else None
         others = [
             Coverage(minicloud=name, asked=False, answered=False, reason="no other minicloud is linked")
             for name in dict.fromkeys(query.scope.miniclouds)
             if name not in ("*", self._minicloud)
         ]
         return [own, *others] if len(others) < len(set(query.scope.miniclouds)) else others
+
+
+def _asks_for_means(query: Query) -> bool:
+    """Whether a query names a running mean."""
+    asked = {condition.attribute for condition in conditions(query.predicate)}
+    return not MEANS.isdisjoint((*asked, *(name for name, _ in query.order), *(query.fields or ())))

@@ -12,9 +12,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from schemas.attributes import Value, kind_of
+from schemas.attributes import Kind, Value, kind_of
 from schemas.predicate import Predicate
-from services.rid.column import Column, Mask, Numbers, column
+from services.rid.column import Column, Floats, Mask
+from services.rid.column_codes import Codes
+from services.rid.column_numbers import Numbers
 from services.rid.index import ALIVE, Selection, Span, Step
 from services.rid.means import Means
 from services.rid.order import NameOrder
@@ -42,6 +44,9 @@ class ColumnIndex:
         self._order = NameOrder()
         self._vocabulary = Vocabulary(most)
         self._means = Means()
+        # Where floats and whole numbers go without a question: most of what is ever written.
+        self._floats: dict[str, Any] = {}
+        self._wholes: dict[str, Any] = {}
 
     def __len__(self) -> int:
         return len(self._row_of)
@@ -70,18 +75,14 @@ class ColumnIndex:
     def update(self, node: str, changes: Mapping[str, Value | None]) -> None:
         """Change some attributes of a node; None takes one away."""
         row = self._row_of[node]
-        columns = self._columns
+        floats, wholes = self._floats, self._wholes
         for name, value in changes.items():
-            held = columns.get(name)
-            if held is None:
-                if value is None:
-                    continue
-                held = self._new_column(name)
-                if held is None:
-                    continue
-            held.write(row, value)
-            if value is None:
-                self._vacated = True
+            kind = value.__class__
+            view = floats.get(name) if kind is float else wholes.get(name) if kind is int else None
+            if view is not None:
+                view[row] = value
+            else:
+                self._write(row, name, value)
 
     def remove(self, node: str) -> None:
         """Forget a node; no error where there is none."""
@@ -198,14 +199,16 @@ class ColumnIndex:
     ) -> npt.NDArray[np.intp]:
         """``rows`` sorted and cut to ``limit``; the first key alone decides who may be among them."""
         ranks = self._order.ranks(self._capacity)
+        first = self._keys(rows, *order[0]) if order else ranks[rows]
         if limit is not None and len(rows) > limit:
-            rows = rows[least(self._keys(rows, *order[0]) if order else ranks[rows], limit)]
+            chosen = least(first, limit)
+            rows, first = rows[chosen], first[chosen]
         if len(rows) < 2:
             return rows
-        keys = [ranks[rows], *(self._keys(rows, *key) for key in reversed(order))]
-        return rows[np.lexsort(keys)[:limit]]
+        rest = (ranks[rows], *(self._keys(rows, *key) for key in reversed(order[1:]))) if order else ()
+        return rows[np.lexsort((*rest, first))[:limit]]
 
-    def _keys(self, rows: npt.NDArray[np.intp], name: str, descending: bool) -> npt.NDArray[np.float64]:
+    def _keys(self, rows: npt.NDArray[np.intp], name: str, descending: bool) -> Floats:
         """Sort keys, least first; infinity for absent values, which come last either way."""
         held = self._columns.get(name)
         if held is None:
@@ -217,14 +220,35 @@ class ColumnIndex:
         return keys
 
     def _documents(self, rows: npt.NDArray[np.intp], fields: Iterable[str] | None) -> list[dict[str, Any]]:
-        names = list(self._columns) if fields is None else list(dict.fromkeys(["name", *fields]))
-        asked = [(name, self._columns[name].values(rows)) for name in names if name in self._columns]
-        documents: list[dict[str, Any]] = [{} for _ in range(len(rows))]
-        for name, values in asked:
-            for document, value in zip(documents, values, strict=True):
+        columns = self._columns
+        names = dict.fromkeys(["name", *(columns if fields is None else fields)])
+        # Copies of one dictionary with all the keys: cheaper than dictionaries that grow.
+        whole: dict[str, Any] = {name: None for name in names if name in columns}
+        documents = [whole.copy() for _ in range(len(rows))]
+        for name in whole:
+            for document, value in zip(documents, columns[name].values(rows), strict=True):
                 if value is not None:
                     document[name] = value
+                else:
+                    del document[name]
         return documents
+
+    def _write(self, row: int, name: str, value: Value | None) -> None:
+        held = self._columns.get(name)
+        if held is None and value is not None:
+            held = self._new_column(name)
+        if held is None:
+            return
+        held.write(row, value)
+        if value is None:
+            self._vacated = True
+        elif isinstance(held, Numbers):
+            for kind, ready in ((float, self._floats), (int, self._wholes)):
+                view = held.ready_for(kind)
+                if view is not None:
+                    ready[name] = view
+                else:
+                    ready.pop(name, None)
 
     def _new_row(self, node: str) -> int:
         if self._free:
@@ -246,6 +270,8 @@ class ColumnIndex:
         self._live = grown
         for held in self._columns.values():
             held.grow(self._capacity)
+        self._floats.clear()
+        self._wholes.clear()
         self._means.grow(self._capacity)
 
     def _new_column(self, name: str) -> Column | None:
@@ -253,7 +279,7 @@ class ColumnIndex:
             self._drop_empty()
         if not self._vocabulary.admits(name):
             return None
-        made = self._columns[name] = column(name, kind_of(name), self._capacity)
+        made = self._columns[name] = _column(name, kind_of(name), self._capacity)
         return made
 
     def _drop_empty(self) -> None:
@@ -261,5 +287,12 @@ class ColumnIndex:
         self._vacated = False
         for name in [name for name, held in self._columns.items() if not held.count()]:
             del self._columns[name]
+            self._floats.pop(name, None)
+            self._wholes.pop(name, None)
             if not foreseen(name):
                 self._vocabulary.release(name)
+
+
+def _column(name: str, kind: Kind, capacity: int) -> Column:
+    """A column for an attribute."""
+    return Numbers(capacity) if kind == "number" else Codes(capacity, name, kind)

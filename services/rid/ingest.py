@@ -25,6 +25,7 @@ from schemas.flatten import (
 )
 from schemas.liveness import LEAVING, State, Thresholds
 from schemas.node import Characterization, Measurement, Presence
+from schemas.sample import Sample
 from schemas.workload import DesiredWorkload, WorkerStatus
 from services.rid.fresh import HEARD
 from services.rid.index import Index
@@ -74,8 +75,8 @@ class Ingest:
         now = self._clock()
         at = now if live else min(now, event.time.timestamp())
         match event.data:
-            case Measurement():
-                self._measured(event.data, event.time.timestamp(), at, now)
+            case Measurement(node=node, interval=interval, values=values):
+                self._measured(Sample(node, interval, values, event.time), at, now)
             case Characterization():
                 self._characterized(event.data, at, now)
             case Presence():
@@ -88,6 +89,11 @@ class Ingest:
                 self._write(event.data.node, now)
             case DesiredWorkload():
                 self._desired(event.data, now)
+
+    def sample(self, sample: Sample, *, live: bool) -> None:
+        """Take in a sample that was read by itself; as :meth:`take`."""
+        now = self._clock()
+        self._measured(sample, now if live else min(now, sample.time.timestamp()), now)
 
     def recall(self, node: str, state: State) -> None:
         """What was last published about a node, so that a restart does not bring back who was lost."""
@@ -151,27 +157,38 @@ class Ingest:
                     self._write(name, now)
             yield
 
+    def _state(self, node: Known, now: float) -> State:
+        """The verdict on its silence; where its agent went in order, its cluster still speaks for it."""
+        state = node.pulse.judge(now, now - self._started, self._thresholds)
+        cluster = node.cluster
+        if state == "lost" and node.pulse.offline in LEAVING and cluster is not None:
+            return "alive" if cluster.state == "ready" and cluster.ready else state
+        return state
+
     def _of(self, name: str) -> Known:
         node = self._nodes.get(name)
         if node is None:
             node = self._nodes[name] = Known()
         return node
 
-    def _measured(self, measurement: Measurement, sampled: float, at: float, now: float) -> None:
-        name = measurement.node
+    def _measured(self, sample: Sample, at: float, now: float) -> None:
+        name, interval, told, time_of_sample = sample
+        sampled = time_of_sample.timestamp()
         node = self._of(name)
-        node.pulse.interval = min(measurement.interval, _SLOWEST)
+        node.pulse.interval = min(interval, _SLOWEST)
         node.pulse.beat(at)
         self.heard = max(self.heard or 0.0, at)
         if 0 < node.sampled - sampled < _LATE:
             return  # a spooled sample, overtaken by a newer one
         node.sampled = sampled
-        values = measured(measurement.values)
-        gone = node.metrics.keys() - values.keys()
-        node.metrics = values
+        values = measured(told)
+        before, node.metrics = node.metrics, values
         if node.static is None:
             return
-        self._index.update(name, {**values, **dict.fromkeys(gone), HEARD: node.pulse.heard})
+        changes: dict[str, Value | None] = {**values, HEARD: node.pulse.heard}
+        if before.keys() != values.keys():
+            changes.update(dict.fromkeys(before.keys() - values.keys()))
+        self._index.update(name, changes)
         if node.pulse.state != "alive":
             self._write(name, now)
         self._changed(name, False)  # noqa: FBT003 - a callback
@@ -211,7 +228,7 @@ class Ingest:
         facts.update(working(node.worker, facts["runtimes"]))
         facts.update(clustered(node.cluster, facts))
         facts.update(allocatable(facts, node.desired.values()))
-        facts["state"] = node.pulse.judge(now, now - self._started, self._thresholds)
+        facts["state"] = self._state(node, now)
         if name not in self._index:
             self._index.put(name, {**node.metrics, **facts, HEARD: node.pulse.heard})
         else:

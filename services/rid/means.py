@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from schemas.attributes import METRICS, WINDOWS, mean_of
-from services.rid.column import Column, Mask, Numbers
+from services.rid.column import Column, Mask
+from services.rid.column_numbers import Numbers
 
 _MINUTE: Final = 60.0
 #: Whole minutes of the longest window, and the one at hand.

@@ -15,7 +15,6 @@ import structlog
 
 from bus.frame import Frame
 from bus.streams import Stream
-from schemas.event import EventData
 from schemas.flatten import may_be_metric
 from services.rid.ingest import Ingest
 from services.rid.known import LAZY, Document, Positions, from_document, to_document, unpublished
@@ -100,12 +99,11 @@ class Recovery:
             return None
         return revision
 
-    def took(self, stream: Stream, data: EventData, revision: int) -> None:
-        """An event is part of what is known now."""
+    def took(self, stream: Stream, node: str, revision: int) -> None:
+        """An event of a node is part of what is known now."""
         if self.store is None:
             return
         self._positions[stream.kind] = (self._made[stream.kind], revision)
-        node: str = getattr(data, "node", "")
         self.touch(node, stream.kind not in LAZY)
 
     def touch(self, node: str, urgent: bool) -> None:

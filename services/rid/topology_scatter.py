@@ -64,7 +64,8 @@ class Scatter:
         except ValidationError as error:
             return _missing(name, f"its answer cannot be read: {error.errors()[0]['msg']}")
         own = answer.coverage[0] if answer.coverage else Coverage(minicloud=name)
-        return Part(Coverage(minicloud=name, age=own.age, nodes=own.nodes, via="link"), answer)
+        told = Coverage(minicloud=name, age=own.age, nodes=own.nodes, via="link", means=own.means)
+        return Part(told, answer)
 
 
 def _missing(name: str, reason: str, *, asked: bool = True) -> Part:

@@ -14,6 +14,7 @@ from bus.bus import Bus
 from schemas.decision import Decision, Placement
 from schemas.deployment import DeploymentRequest
 from schemas.workload import DesiredWorkload, workload_name
+from services.vim.neighbours import apart_from_itself
 from services.vim.state import Life, Place
 
 #: So many are choice enough, and a level stays small.
@@ -96,9 +97,9 @@ def _may_end(life: Life, decision: Decision, place: Place) -> bool:
     replica = place[1]
     if replica >= decision.request.replicas:
         return True
-    left = {(one.node, one.replica) for one in decision.attempts}
-    left |= {(one.node, one.replica) for one in decision.preempted}
-    if place in left:
+    if any((attempt.node, attempt.replica) == place for attempt in decision.attempts):
+        return True
+    if any((given.node, given.replica) == place for given in decision.preempted):
         return True
     successor = next((one for one in decision.placements if one.replica == replica), None)
     if successor is None:
@@ -143,6 +144,7 @@ def _level(decision: Decision, placement: Placement, before: DesiredWorkload | N
         user=request.user,
         on_loss=request.on_loss,
         spread=request.spread,
+        apart=sorted(apart_from_itself(decision.deployment, request)),
         tolerations=request.tolerations,
         priority=request.priority,
     )

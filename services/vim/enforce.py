@@ -218,7 +218,8 @@ def _how(request: DeploymentRequest, found: _Findings) -> None:
         )
     if request.paused:
         found.hold(
-            "paused", f"{_BY_THE_NODE}: what runs is frozen by the kernel, or its machine stopped by QEMU"
+            "paused",
+            "placement: only engines that can; then the kernel freezes it, or QEMU or KubeVirt stops its machine",
         )
 
 

@@ -70,7 +70,8 @@ def judge(life: Life, decision: Decision, state: State, now: datetime) -> Verdic
     if not decision.placements:
         return _unplaced(life, decision)
     replicas = [_replica(life, decision, placement, state, now) for placement in decision.placements]
-    worst = min(replicas, key=lambda replica: _badness(replica.state))
+    paused = decision.request.paused
+    worst = min(replicas, key=lambda replica: _badness(replica.state, paused=paused))
     verdict, reason, message = cast("DeploymentState", worst.state), worst.reason, worst.message
     missing = asked - len(replicas)
     if asked > 1:
@@ -277,5 +278,8 @@ def _leaving(life: Life, placement: Placement, state: State) -> bool:
     return place in life.desired and not life.ended(place)
 
 
-def _badness(state: str) -> int:
+def _badness(state: str, *, paused: bool) -> int:
+    # Of what is to stand still, it is those that run which are not yet as they should be.
+    if paused and state in ("running", "paused"):
+        state = "paused" if state == "running" else "running"
     return _WORST_FIRST.index(state) if state in _WORST_FIRST else 0

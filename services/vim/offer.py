@@ -12,6 +12,7 @@ from schemas.cluster import ENGINES
 from schemas.deployment import DeploymentRequest, MachineImage
 from schemas.names import Token
 from schemas.node import Acceleration, Driver, RuntimeName
+from services.vim.urunc import urunc_cannot
 
 #: What a node's own worker runs each runtime with.
 _HOST_ENGINES: Final[dict[str, str]] = {
@@ -20,6 +21,8 @@ _HOST_ENGINES: Final[dict[str, str]] = {
     "unikernel": "qemu",
     "vm": "qemu",
 }
+#: Engines of a cluster that let a workload stand still; a node's own worker does that with everything.
+PAUSES: Final = frozenset({"kubevirt"})
 
 
 class Offer(NamedTuple):
@@ -51,9 +54,11 @@ def offer(request: DeploymentRequest, runtime: RuntimeName, node: dict[str, Any]
         }
         for engine, refusal in refusals.items():
             if refusal is None:
-                others = [f"no {other}: {no}" for other, no in refusals.items() if no]
-                reason = "; ".join([f"{engine} of cluster {cluster}", *others])
-                return Offer("kubernetes", cluster, engine, node.get("cluster.acceleration"), reason)
+                better = ENGINES[: ENGINES.index(engine)]
+                others = {other: node.get(f"cluster.without.{other}") for other in better} | refusals
+                told = [f"no {other}: {no}" for other, no in others.items() if no]
+                reason = "; ".join([f"{engine} of cluster {cluster}", *told])
+                return Offer("kubernetes", cluster, engine, _acceleration(node), reason)
         why = "; ".join(f"no {engine}: {refusal}" for engine, refusal in refusals.items())
     if runtime not in _by_the_host(node):
         return None
@@ -63,6 +68,12 @@ def offer(request: DeploymentRequest, runtime: RuntimeName, node: dict[str, Any]
         return None
     emulated = runtime in ("vm", "unikernel")
     return Offer("host", None, _HOST_ENGINES[runtime], node.get("acceleration") if emulated else None, why)
+
+
+def _acceleration(node: dict[str, Any]) -> Acceleration | None:
+    """How its cluster boots kernels: the device may be offered and be of no use, which only an agent tries."""
+    found: Acceleration | None = node.get("cluster.acceleration")
+    return "tcg" if found == "kvm" and node.get("acceleration") == "tcg" else found
 
 
 def no_offer(request: DeploymentRequest, runtime: RuntimeName, node: dict[str, Any]) -> str | None:
@@ -109,6 +120,8 @@ def _cannot(
     request: DeploymentRequest, runtime: RuntimeName, engine: str, node: dict[str, Any]
 ) -> str | None:
     """Why an engine of the cluster cannot run the request's image, whatever room there is."""
+    if request.paused and engine not in PAUSES:
+        return "it pauses nothing"
     if request.user == "root" and not node.get("cluster.allow_root"):
         return "its settings allow no root"
     image = getattr(request.images, runtime)
@@ -116,6 +129,20 @@ def _cannot(
         return _machine_cannot(request, image)
     if getattr(image, "image", None) is None:
         return f"{engine} takes images from a registry only"
+    return _unikernel_cannot(request, engine, node) if runtime == "unikernel" else None
+
+
+def _unikernel_cannot(request: DeploymentRequest, engine: str, node: dict[str, Any]) -> str | None:
+    """Why an engine of the cluster cannot boot the unikernel as asked."""
+    image = request.images.unikernel
+    if image is not None and image.folders:
+        return "pods mount no folders of a node (images.unikernel.folders)"
+    if request.health and request.health.console is not None:
+        return "a cluster reads no console (health.console)"
+    if engine == "urunc":
+        if node.get("acceleration") == "tcg":
+            return "KVM does not work there"
+        return urunc_cannot(request.env, has_files=bool(request.files))
     return None
 
 

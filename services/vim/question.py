@@ -31,6 +31,8 @@ FIELDS: Final = [
     "cluster.engine.container",
     "cluster.engine.unikernel",
     "cluster.engine.vm",
+    "cluster.without.urunc",
+    "cluster.without.qemu-pod",
     "cluster.acceleration",
     "cluster.allow_root",
     "cluster.cpu",

@@ -19,6 +19,7 @@ from schemas.deployment import Cancellation, DeploymentRequest, Migration
 from schemas.errors import Conflict, InvalidDocument, NotFound, Unavailable
 from schemas.event import EventData, read_document, read_event
 from schemas.verbs import MigrateDeployment, ScaleDeployment, WhichDeployment, Wished
+from services.vim.offer import PAUSES
 
 #: So many others may be faster before we give up.
 _TRIES: Final = 20
@@ -141,7 +142,16 @@ class Wishes:
         )
 
     async def pause(self, deployment: str) -> Wished:
-        """Have it stand still; raises as :meth:`scale`."""
+        """Have it stand still; raises as :meth:`scale`, and Conflict where it runs by what cannot do that."""
+        _, decision = await self._last(self._bus.subjects.decision(deployment), Decision)
+        for placement in decision.placements if decision else ():
+            if placement.cluster is not None and placement.engine not in PAUSES:
+                # As a request it would move to where that can be done, and begin anew there.
+                raise Conflict(
+                    f"replica {placement.replica} of {deployment!r} runs by {placement.engine} of cluster "
+                    f"{placement.cluster}, which pauses nothing",
+                    expected="what runs by a node's own worker or by KubeVirt",
+                )
         return await self._change(deployment, lambda request: request.model_copy(update={"paused": True}))
 
     async def resume(self, deployment: str) -> Wished:

@@ -10,6 +10,7 @@ import json
 import secrets
 import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -24,7 +25,8 @@ from tests.cluster import control_plane, images, keeper, racks
 from tests.cluster.any_cluster import AnyCluster, until
 from tests.cluster.control_plane import ControlPlane, Pace
 from tests.cluster.node import FIRST, PROGRAMS, Node, Programs
-from tests.cluster.space import Space
+from tests.cluster.pki import Authority
+from tests.cluster.space import Space, SpaceError
 from tests.parts.cni import CniPlugins
 from tests.parts.containerd import Containerd
 from tests.parts.etcd import Etcd
@@ -94,6 +96,12 @@ class Cluster(AnyCluster):
         return cluster
 
     @property
+    def url(self) -> str:
+        """Where its API server is reached from the machine."""
+        server: str = self._server()["server"]
+        return server
+
+    @property
     def name(self) -> str:
         """Its name on this machine."""
         return self.folder.name
@@ -156,7 +164,7 @@ class Cluster(AnyCluster):
 
     def user(self, name: str, groups: Sequence[str] = ()) -> Path:
         """A kubeconfig with a client certificate for a user in some groups."""
-        return self._plane.kubeconfig(f"user-{name}", name, tuple(groups), server=self._server()["server"])
+        return self._plane.kubeconfig(f"user-{name}", name, tuple(groups), server=self.url)
 
     # Nodes, and kinds of objects.
 
@@ -223,7 +231,10 @@ class Cluster(AnyCluster):
         )
 
     def add_kinds(self, folder: Path) -> None:
-        """Serve the custom resources that a folder's ``*.yaml`` define, and let its Stages live, by one KWOK more."""
+        """Serve the custom resources that a folder's ``*.yaml`` define, and let its Stages live, by one KWOK more.
+
+        A ``subresources.py`` beside them is a server of its own for what custom resources cannot have.
+        """
         documents = [
             document
             for path in sorted(folder.glob("*.yaml"))
@@ -237,6 +248,16 @@ class Cluster(AnyCluster):
             path.write_text(yaml.safe_dump_all(stages))
             admin = self.folder / "kubeconfig/inside.yaml"
             self.space.start(f"kwok-{folder.name}", racks.kinds_command(Kwok().obtain(), admin, path))
+        if (folder / "subresources.py").exists():
+            certificate, key = Authority(self.folder / "pki").issue(
+                f"api-{folder.name}", folder.name, names=["DNS:localhost"]
+            )
+            module = f"tests.cluster.{folder.name}.subresources"
+            inside = self.folder / "kubeconfig/inside.yaml"
+            self.space.start(f"api-{folder.name}", [sys.executable, "-m", module, inside, certificate, key])
+        others = [made for made in documents if made["kind"] not in ("CustomResourceDefinition", "Stage")]
+        if others:
+            self.apply(*others)
 
     # Ways in.
 
@@ -269,7 +290,12 @@ class Cluster(AnyCluster):
         return Pace(**json.loads((self.folder / "pace.json").read_text()))
 
     def _start(self, plane: ControlPlane) -> None:
-        until(self.space.started, "the space", 10)
+        until(lambda: self.space.started() or not self._is_kept(), "the space", 20)
+        if not self._is_kept():
+            log = self.folder / "keeper.log"
+            raise SpaceError(
+                f"no space: {log.read_text(errors='replace')[-2000:] if log.exists() else 'it ended'}"
+            )
         run = self.space.run
         run("ip", "link", "set", "lo", "up")
         run("ip", "link", "add", "nodes", "type", "bridge")
@@ -285,6 +311,9 @@ class Cluster(AnyCluster):
         self.space.start("controller-manager", plane.controller_manager())
         self.space.start("scheduler", plane.scheduler())
         self.wait_for_service_account("default")
+
+    def _is_kept(self) -> bool:
+        return self._keeper is not None and self._keeper.poll() is None
 
     def _api_is_ready(self) -> bool:
         try:

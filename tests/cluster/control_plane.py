@@ -46,8 +46,8 @@ class Pace:
     hurried: bool = True
 
 
-#: For hundreds of nodes on a small machine, where 6 s of silence are sometimes only load.
-PATIENT: Final = Pace(lease_s=12, grace_s=20)
+#: For hundreds of nodes on a small machine, where 6 s of silence are sometimes only load, and leases are load.
+PATIENT: Final = Pace(lease_s=28, grace_s=20)
 #: As Kubernetes does by itself.
 STOCK: Final = Pace(lease_s=40, grace_s=50, toleration_s=300, hurried=False)
 

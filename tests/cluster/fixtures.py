@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -49,7 +50,8 @@ def kubernetes(
 ) -> Iterator[AnyCluster]:
     """The fast tier: a control plane and two racks, ``rack-1`` and ``rack-2``, of 20 nodes."""
     if (named := named_cluster()) is not None:
-        yield AnyCluster(named, tmp_path_factory.mktemp("clients"))
+        with closing(AnyCluster(named, tmp_path_factory.mktemp("clients"))) as other:
+            yield other
         return
     for needed in FAST:
         part(needed)
@@ -77,7 +79,8 @@ def real_node(
 ) -> Iterator[AnyCluster]:
     """The full tier without racks, which a test may add: a control plane and ``real-1``, where pods really run."""
     if (named := named_cluster()) is not None:
-        yield AnyCluster(named, tmp_path_factory.mktemp("clients"))
+        with closing(AnyCluster(named, tmp_path_factory.mktemp("clients"))) as other:
+            yield other
         return
     for needed in (*FAST, *FULL):
         part(needed)

@@ -73,6 +73,8 @@ class Init:
                 command = asked["command"] or self._commands[asked["name"]]
                 return {"pid": self._start(asked["name"], command, asked["log"])}, []
             case "signal":
+                if asked["name"] not in self._pids:
+                    raise ValueError("it does not run")
                 os.kill(self._pids[asked["name"]], asked["signal"])
                 return {}, []
             case "wait":

@@ -27,6 +27,7 @@ from tests.cluster import space
 from tests.parts.part import cache
 
 _PATIENCE_S: Final = 20.0
+_CHECKOUT: Final = str(Path(__file__).parents[2])
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 
 
@@ -43,6 +44,7 @@ def start(name: str, *, lifeline: bool) -> tuple[Path, subprocess.Popen[bytes]]:
     """
     sweep()
     folder = clusters() / name
+    named = filter(None, [os.environ.get("PYTHONPATH")])
     with _all():
         folder.mkdir()
         with _lock(folder).open("w") as lock:
@@ -56,7 +58,7 @@ def start(name: str, *, lifeline: bool) -> tuple[Path, subprocess.Popen[bytes]]:
                     stderr=log,
                     pass_fds=[lock.fileno()],
                     start_new_session=True,
-                    env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+                    env={**os.environ, "PYTHONPATH": os.pathsep.join([_CHECKOUT, *named])},
                 )
             (folder / "keeper.pid").write_text(str(keeper.pid))
     return folder, keeper
@@ -65,16 +67,19 @@ def start(name: str, *, lifeline: bool) -> tuple[Path, subprocess.Popen[bytes]]:
 def stop(folder: Path) -> None:
     """End a cluster and remove what is left of it, whoever started it and whatever of it is dead already."""
     deadline = time.monotonic() + _PATIENCE_S
+    keeper = _keeper(folder)
     while folder.exists():
         with _all():
             if _is_dead(folder):
                 clear(folder)
-                return
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                os.kill(int((folder / "keeper.pid").read_text()), signal.SIGTERM)
+            elif keeper is not None:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    keeper.terminate()
         if time.monotonic() > deadline:
             raise AssertionError(f"the cluster in {folder} does not end")
         time.sleep(0.02)
+    while keeper is not None and lives(keeper):
+        time.sleep(0.01)
 
 
 def sweep() -> None:
@@ -101,6 +106,14 @@ def clear(folder: Path) -> None:
                 raise
 
 
+def lives(process: psutil.Process) -> bool:
+    """Whether a process runs; not so if it only waits for its parent to bury it."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def cgroup(name: str) -> str:
     """The cgroup that all pods of a cluster are below."""
     return f"minicloud-cluster-{name}"
@@ -113,6 +126,14 @@ def _wait_for_the_space(folder: Path) -> None:
         if str(folder) in dying.cmdline():  # else the number is somebody else's by now
             dying.kill()
             dying.wait(_PATIENCE_S)
+
+
+def _keeper(folder: Path) -> psutil.Process | None:
+    with contextlib.suppress(FileNotFoundError, ValueError, psutil.NoSuchProcess):
+        found = psutil.Process(int((folder / "keeper.pid").read_text()))
+        if str(folder) in found.cmdline():  # else the number is somebody else's by now
+            return found
+    return None
 
 
 def _remove(group: Path, deadline: float) -> None:

@@ -27,7 +27,7 @@ PROGRAMS: Final = ("containerd", "kubelet", "kube-proxy")
 _SOCKET: Final = "/run/containerd.sock"
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 #: Settings of the one kernel that a kubelet writes; and what it wants there, so that it is content.
-_KERNEL: Final = {
+KERNEL: Final = {
     "vm/overcommit_memory": "1",
     "vm/panic_on_oom": "0",
     "kernel/panic": "10",
@@ -154,7 +154,7 @@ class Node:
             run("mkdir", "-p", upper, work)
             layers = f"lowerdir={below},upperdir={upper},workdir={work}"
             run("mount", "-t", "overlay", "-o", layers, "overlay", below)
-        for setting, value in _KERNEL.items():
+        for setting, value in KERNEL.items():
             own = self.folder / "kernel" / setting
             own.parent.mkdir(parents=True, exist_ok=True)
             own.write_text(f"{value}\n")

@@ -52,8 +52,9 @@ def command(programs: Path, kubeconfig: Path, rack: str, index: int, pace: Pace)
 
 
 def kinds_command(programs: Path, kubeconfig: Path, stages: Path) -> list[str | Path]:
-    """A KWOK for the Stages of custom resources alone; it minds no node."""
+    """A KWOK for the Stages of custom resources, and of pods that they make; it keeps no node alive."""
     return [
         programs / "kwok", "-v", "WARN", "--kubeconfig", kubeconfig, "--config", stages,
-        "--manage-single-node", "none", "--cidr", "10.99.0.1/16",
+        "--manage-nodes-with-label-selector", RACK, "--node-lease-duration-seconds", "0",
+        "--cidr", "10.99.0.1/16",
     ]  # fmt: skip

@@ -14,18 +14,27 @@ from tests.cluster.cluster import Cluster
 from tests.cluster.control_plane import PATIENT
 from tests.cluster.fixtures import FAST, FULL
 from tests.cluster.node import Node
+from tests.cluster.racks import RACK
 from tests.parts.part import Part
 
 _SERVE = "mkdir -p /tmp/www; echo hello from a pod > /tmp/www/index.html; exec httpd -f -p 8080 -h /tmp/www"
 
+#: Not on a node that only pretends, where the cluster has such.
+_REALLY = {
+    "requiredDuringSchedulingIgnoredDuringExecution": {
+        "nodeSelectorTerms": [{"matchExpressions": [{"key": RACK, "operator": "DoesNotExist"}]}]
+    }
+}
+
 
 def _pod(cluster: AnyCluster, command: str, **container: Any) -> dict[str, Any]:
     run = {"name": "a", "image": cluster.image, "command": ["sh", "-c", command], **container}
+    spec = {"containers": [run], "terminationGracePeriodSeconds": 0, "affinity": {"nodeAffinity": _REALLY}}
     return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": "a", "labels": {"app": "a"}},
-        "spec": {"containers": [run], "terminationGracePeriodSeconds": 0},
+        "spec": spec,
     }
 
 

@@ -37,6 +37,17 @@ def test_a_query_tells_by_its_exit_code_whether_any_node_matches(stack: Stack) -
     assert (none.code, none.out) == (1, "no node matches\n")
 
 
+def test_a_query_is_kept_until_it_is_forgotten(stack: Stack) -> None:
+    kept = stack.ask("query", f"name={NODE}", "--keep", "mine")
+    assert (kept.code, "kept; devices read it from mc/" in kept.err) == (0, True)
+    mixed = stack.ask("query", "gpu", "--forget", "mine")
+    assert (mixed.code, "--forget NAME stands alone" in mixed.err) == (2, True)
+    forgotten = stack.ask("query", "--forget", "mine")
+    assert (forgotten.code, forgotten.out, "no answer of mine" in forgotten.err) == (0, "", True)
+    again = stack.ask("query", "--forget", "mine")
+    assert (again.code, "no query is kept as mine" in again.err) == (4, True)
+
+
 def test_a_deployment_from_request_to_cancel(stack: Stack) -> None:
     told = stack("deploy", "-", stdin=server("web"))
     assert told.code == 0

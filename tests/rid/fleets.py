@@ -15,6 +15,8 @@ _VERSIONS = ["3.9", "3.11", "3.11.0", "3.11.7", "1.0rc1", "1.0", "v2"]
 _MEMBERS = ["process", "container", "vm", "unikernel"]
 _NUMBERS = st.one_of(
     st.sampled_from([0, 1, 2, 4, 2**31, 2**40 + 1, 0.5, 1.5, 0.1, -1.0]),
+    # About the bounds of what a column of one or four bytes a row can hold.
+    st.sampled_from([-129, -128, -127, -127.5, 126.5, 127, 128, 2**24, 2**24 + 1, 2**24 + 2, 2**24 + 0.5]),
     st.floats(allow_nan=False, allow_infinity=False),
 )
 BY_KIND: dict[str, tuple[list[str], st.SearchStrategy[Any]]] = {

@@ -117,3 +117,19 @@ def test_a_node_with_more_labels_than_there_is_room_for_still_has_an_age(index: 
     site.wait(3)
     assert site.ask("age<4")["a"]["age"] == 3
     assert index.refused
+
+
+def test_an_answer_says_how_far_its_means_reach_back_until_they_are_whole() -> None:
+    now = [1000.0]
+    answers = Answers(RowIndex(), "home", lambda: None, lambda: 0, clock=lambda: now[0], began=1000.0)
+
+    def reach(**document: Any) -> float | None:
+        return answers.query(document).coverage[0].means
+
+    now[0] += 120
+    assert reach(where={"load.1m.mean.5m": {"$lt": 1}}) == 120
+    assert reach(sort=[{"cpu.used.mean.15m": "asc"}]) == 120
+    assert reach(fields=["load.1m.mean.10m"]) == 120
+    assert reach(where={"load.1m": {"$lt": 1}}) is None, "it asks for none"
+    now[0] += 780
+    assert reach(where={"load.1m.mean.5m": {"$lt": 1}}) is None, "they are whole"

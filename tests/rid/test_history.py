@@ -109,3 +109,35 @@ async def test_what_is_no_longer_kept_is_told_with_what_can_be_had(site: Site) -
         with pytest.raises(InvalidQuery) as refused:
             await site.ask("rak=r1", at=4)
         assert refused.value.expected == "rack"
+
+
+async def test_a_node_whose_events_were_dropped_is_still_there_or_counted_as_missing(site: Site) -> None:
+    async with site.rid() as (rid, _):
+
+        async def say(node: str, rack: str) -> None:
+            before = rid.changes.revision
+            await site.say(nodes.characterization(node, site.mc, rack=rack))
+            await until(lambda: rid.changes.revision > before, "logged")
+
+        async def racks(at: int) -> dict[str, str]:
+            answer = await site.ask("", at=at, fields=["rack"])
+            return {node["name"]: node["rack"] for node in answer["nodes"]}
+
+        async def coverage(at: int) -> tuple[bool, int]:
+            (part,) = (await site.ask("", at=at))["coverage"]
+            return part["horizon"] is not None, part["missing"]
+
+        for node in ("a", "b", "c"):
+            await say(node, "r1")
+        assert await coverage(3) == (False, 0), "the log is whole"
+        await site.bus.jetstream.api(f"STREAM.PURGE.{site.mc}_resources", {"seq": 3})
+        rid.history._kept.clear()
+        assert await racks(3) == {"a": "r1", "b": "r1", "c": "r1"}
+        assert await coverage(3) == (True, 0), "nothing was said of a and b since, so that is how they were"
+        await say("a", "r2")
+        await say("d", "r2")
+        rid.history._kept.clear()
+        assert await racks(3) == {"b": "r1", "c": "r1"}
+        assert await coverage(3) == (True, 1), "a is missing; d joined later"
+        assert await racks(4) == {"a": "r2", "b": "r1", "c": "r1"}
+        assert await coverage(4) == (True, 0)

@@ -146,6 +146,48 @@ def test_a_scan_of_many_rows_gathers_and_finds_the_same(engine: Engine) -> None:
     assert _names(index, where, order=[("load.1m", False)], limit=10) == best
 
 
+def test_numbers_stay_exact_while_their_column_widens_and_the_index_grows(engine: Engine) -> None:
+    index, held = engine(), {}
+    values: list[Value] = [3, 126.5, 127, 128, -128, 2**24 + 1, 0.1, 2**53 + 2, 7]
+    for at in range(3000):
+        held[f"n{at:04}"] = value = values[min(at // 300, len(values) - 1)]
+        index.put(f"n{at:04}", {"load.1m": value})
+        if at % 7 == 0:  # what was written once goes another way than what is written again
+            held[f"n{at // 2:04}"] = value
+            index.update(f"n{at // 2:04}", {"load.1m": value})
+    assert {node: (index.get(node) or {})["load.1m"] for node in held} == held
+    for bound in (*values, 0.1 + 1e-9, 127.5, 2**24, -128.5, 1e300, -1e300):
+        for operator in ("$lt", "$lte", "$gt", "$gte", "$eq", "$ne"):
+            where = {"load.1m": {operator: bound}}
+            expected = [name for name in held if matches(parse_where(where), {"load.1m": held[name]})]
+            assert _names(index, where) == expected, where
+    best = sorted(held, key=lambda name: (-held[name], name))
+    assert _names(index, {}, order=[("load.1m", True)], limit=500) == best[:500]
+
+
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("alike", [False, True])
+def test_the_best_of_very_many_matching_nodes_are_the_same_everywhere(
+    engine: Engine, descending: bool, alike: bool
+) -> None:
+    index, rows = engine(), []
+    for at in range(12_000):
+        load = (at // 4000 if alike else at * 7919 % 12_007) / 8
+        rows.append((f"n{at:05}", load))
+        index.put(f"n{at:05}", {"load.1m": load, "temperature": at % 100, "gpu": at % 3 > 0})
+    matching = [row for at, row in enumerate(rows) if at % 3 and at % 100 < 90]
+    ordered = sorted(matching, key=lambda row: (-row[1] if descending else row[1], row[0]))
+    for limit in (1, 10, 300):
+        found = index.select(
+            parse_where({"gpu": True, "temperature": {"$lt": 90}}),
+            order=[("load.1m", descending)],
+            limit=limit,
+            fields=["load.1m"],
+        )
+        assert found.total == len(matching)
+        assert [(row["name"], row["load.1m"]) for row in found.nodes] == ordered[:limit]
+
+
 class Engines(RuleBasedStateMachine):
     """Any history of joins, updates and leaves; after each step any query gives the same everywhere."""
 

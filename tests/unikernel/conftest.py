@@ -15,7 +15,7 @@ from tests.worker.conftest import guest  # noqa: F401 - a kernel that ends as it
 @pytest.fixture(scope="session")
 def packed_qemu(qemu: Qemu, busybox: Busybox) -> dict[str, Item]:
     """QEMU as files of an image."""
-    return packaging.files(Path(qemu.obtain()), Path(busybox.obtain()))
+    return packaging.files("x86_64", Path(qemu.obtain()), Path(busybox.obtain()))
 
 
 def lay_out(items: dict[str, Item], root: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from services.vim.packaging.layout import Item
 from services.vim.packaging.unikernel import Unikernel, _defaults
-from services.vim.worker.machine import hardware, network
+from services.vim.worker.machine import TRACE, hardware, network, processor
 from tests.parts.process import PartProcess
 from tests.unikernel.conftest import lay_out
 from tests.worker.unikraft_line import Read, read
@@ -54,13 +54,18 @@ def started(pod: Path, tmp_path: Path) -> Callable[..., PartProcess]:
         shutil.rmtree(defaults, ignore_errors=True)
         if made is not None:
             lay_out(_defaults(made), pod)
+        words = {
+            "MINICLOUD_BOARD_X86_64": " ".join(hardware("job-0", "x86_64", 16)),
+            "MINICLOUD_BOARD_AARCH64": "nothing of this",
+            "MINICLOUD_NETWORK": " ".join(network([], outbound=False)),
+        }
         env = {
             "PATH": f"{pod}/bin", "MINICLOUD_ROOT": str(pod), "MINICLOUD_RUN": str(tmp_path),
-            "MINICLOUD_TOLD": str(tmp_path / "told"), "MINICLOUD_LINE": "job-0 netdev.ip=10.0.2.15/24:10.0.2.2", **more,
+            "MINICLOUD_TOLD": str(tmp_path / "told"), "MINICLOUD_LINE": "job-0 netdev.ip=10.0.2.15/24:10.0.2.2",
+            **words, **more,
         }  # fmt: skip
-        words = [*hardware("job-0", "x86_64", 16), *network([], outbound=False)]
         entry = [pod / "bin/busybox", "env", "-i", *(f"{name}={value}" for name, value in env.items())]
-        return PartProcess([*entry, pod / "bin/busybox", "sh", pod / "entry", *words], tmp_path / "output")
+        return PartProcess([*entry, pod / "bin/busybox", "sh", pod / "entry"], tmp_path / "output")
 
     return start
 
@@ -161,6 +166,14 @@ def test_asked_to_end_it_ends_with_zero(started: Callable[..., PartProcess], tmp
         running.wait_until(lambda: b"guest: " in (tmp_path / "output").read_bytes())
         os.kill(running.process.pid, signal.SIGTERM)
         assert running.process.wait(10) == 0
+
+
+def test_both_machines_get_the_processor_that_a_node_gives_them(pod: Path) -> None:
+    entry = (pod / "entry").read_text()
+    for machine in ("x86_64", "aarch64"):
+        assert f"own_processor={processor(machine, accelerated=True)[-1]}" in entry
+    assert " ".join(processor("x86_64", accelerated=False)) in entry
+    assert " ".join(TRACE[2:]) in entry
 
 
 def test_the_shell_of_the_image_is_enough(pod: Path) -> None:

@@ -118,4 +118,4 @@ def test_a_program_that_is_no_qemu_says_so(tmp_path: Path, busybox: Busybox) -> 
     program.write_text("#!/bin/sh\necho nonsense >&2; exit 3\n")
     program.chmod(0o755)
     with pytest.raises(packaging.CannotPackage, match="nonsense"):
-        packaging.files(program, Path(busybox.obtain()))
+        packaging.files("x86_64", program, Path(busybox.obtain()))

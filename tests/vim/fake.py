@@ -131,6 +131,9 @@ class FakeNodes:
 
     def _take(self, level: DesiredWorkload) -> None:
         key = (level.node, level.workload)
+        if level.driver != "host":
+            self.running.pop(key, None)  # the worker of its cluster speaks for it
+            return
         before = self.running.get(key)
         same = before is not None and _content(before) == _content(level)
         if level.state == "stopped":

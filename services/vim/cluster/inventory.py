@@ -20,7 +20,7 @@ from schemas.node import Address, Agent, Characterization, Cpu, Memory, Operatin
 from services.vim.cluster.api import Object
 from services.vim.cluster.kind import Facts, Kind, Machine
 from services.vim.cluster.match import condition
-from services.vim.cluster.names import digest, labels_of, name_of
+from services.vim.cluster.names import RACKS, digest, labels_of, name_of
 
 _QUANTITY: Final = re.compile(r"([0-9.]+(?:[eE][+-]?[0-9]+)?)([numkMGTPE]|[KMGTPE]i)?")
 _FACTORS: Final[dict[str, float]] = {
@@ -31,10 +31,10 @@ _FACTORS: Final[dict[str, float]] = {
     **{unit: 1000.0**power for power, unit in enumerate("kMGTPE", 1)},
     **{f"{unit}i": 1024.0**power for power, unit in enumerate("KMGTPE", 1)},
 }
+#: Whoever puts this taint on a node says that nothing runs there any more; Kubernetes then frees what it held.
+OUT_OF_SERVICE: Final = "node.kubernetes.io/out-of-service"
 _ARCHITECTURES: Final = {"amd64": "x86_64", "arm64": "aarch64", "arm": "armv7l", "386": "i686"}
 _LONGEST: Final = 64
-#: Labels by which people say in which rack a node is.
-_RACKS: Final = ("topology.kubernetes.io/rack", "rack")
 
 
 class Inventory:
@@ -82,6 +82,9 @@ class Inventory:
             hostname=labels_of(document).get("kubernetes.io/hostname"),
             address=_address(document),
             ready=condition(document, "Ready").get("status") == "True",
+            fenced=any(
+                taint["key"] == OUT_OF_SERVICE for taint in document.get("spec", {}).get("taints") or ()
+            ),
             labels=labels_of(document),
         )
         if before is not None and before.node != machine.node:
@@ -103,6 +106,10 @@ class Inventory:
 
     def __len__(self) -> int:
         return len(self._nodes)
+
+    def document(self, name: str) -> Object:
+        """A node as Kubernetes describes it."""
+        return self._nodes[name]
 
     def by_node(self, node: str) -> Machine | None:
         """A node by its name on the bus."""
@@ -209,7 +216,7 @@ class Inventory:
                 kernel=info.get("kernelVersion") or None,
             ),
             region={key: value for key, value in (("zone", zone), ("region", region)) if value is not None},
-            rack=next((labels[key] for key in _RACKS if key in labels), None),
+            rack=next((labels[key] for key in RACKS if key in labels), None),
             labels=labels,
             software=_software(info),
             silent={"metrics": "no agent runs there"},

@@ -14,8 +14,9 @@ from typing import Any, Protocol
 from schemas.cluster import ClusterRuntime
 from schemas.node import RuntimeName
 from schemas.workload import DesiredWorkload, Exit, WorkloadState
-from services.vim.cluster.api import Api, Object, Resource
+from services.vim.cluster.api import Api, ApiError, Object, Resource
 from services.vim.cluster.names import Key, Ours
+from services.vim.cluster.refusal import Refusal
 from services.vim.cluster.settings import ClusterSettings
 
 
@@ -59,6 +60,7 @@ class Machine:
         hostname: the value of its label ``kubernetes.io/hostname``; None where it has none.
         address: where its ports are reached.
         ready: whether Kubernetes holds it for ready.
+        fenced: whether somebody said that nothing runs there any more (Kubernetes' out-of-service taint).
         labels: as they are in Kubernetes.
     """
 
@@ -67,6 +69,7 @@ class Machine:
     hostname: str | None = None
     address: str | None = None
     ready: bool = True
+    fenced: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -197,6 +200,12 @@ class Kind(Protocol):
 
     def observe(self, group: Group, seen: Seen) -> dict[tuple[str, int], Observation]:
         """What is told of each place that is wanted, by (node, replica)."""
+
+    def refusal(self, error: ApiError) -> Refusal:
+        """What it means that the server refused one of the kind's objects, in the words of the request."""
+
+    def ending(self, group: Group, seen: Seen) -> dict[tuple[str, int], Observation]:
+        """What is told of places that should end and have not, where there is more to say than that."""
 
     def remaining(self, group: Group, seen: Seen) -> Iterable[tuple[str | None, str]]:
         """What still runs of what should not: (its node in Kubernetes' words, its reference in observations)."""

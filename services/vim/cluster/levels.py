@@ -40,6 +40,10 @@ class Levels:
         self._levels[level.deployment][place] = Want(level, revision)
         return {*concerned, Key(level.deployment, level.runtime)}
 
+    def become(self, other: Levels) -> None:
+        """What was read anew takes the place of all that was known."""
+        self._levels = other._levels
+
     def keys(self) -> set[Key]:
         """Everything that some level speaks of."""
         return {
@@ -54,7 +58,7 @@ class Levels:
         superseded: list[Want] = []
         ending: list[Want] = []
         for want in self._of(key):
-            if want.level.state != "running":
+            if want.level.state == "stopped":
                 ending.append(want)
                 continue
             other = wants.get(want.level.replica)
@@ -67,14 +71,10 @@ class Levels:
                 superseded.append(want)
         return Group(key, wants, superseded, ending)
 
-    def runs_elsewhere(self, key: Key, replica: int) -> bool:
-        """Whether a replica is wanted in another runtime by now."""
-        return any(
-            want.level.replica == replica
-            and want.level.runtime != key.runtime
-            and want.level.state == "running"
-            for want in self._levels[key.deployment].values()
-        )
+    def others(self, key: Key) -> set[Key]:
+        """The other runtimes of the same deployment that some level speaks of."""
+        runtimes = {want.level.runtime for want in self._levels.get(key.deployment, {}).values()}
+        return {Key(key.deployment, runtime) for runtime in runtimes if runtime != key.runtime}
 
     def _of(self, key: Key) -> Iterator[Want]:
         for want in self._levels.get(key.deployment, {}).values():

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from schemas.workload import DesiredWorkload
+from services.vim.cluster.names import DEPLOYMENT
 from services.vim.overhead import processors
 
 GROUP: Final = "kubevirt.io/v1"
@@ -111,7 +112,7 @@ def virtual_machine(
         "spec": {
             "runStrategy": strategy or STRATEGIES[level.restart],
             "template": {
-                "metadata": {"labels": labels, "annotations": {HASH: annotations[HASH]}},
+                "metadata": {"labels": labels, "annotations": _of_the_instance(annotations)},
                 "spec": spec,
             },
         },
@@ -126,6 +127,11 @@ def migration(machine: str, name: str, metadata: dict[str, Any], node: str) -> d
         "metadata": {**metadata, "name": name},
         "spec": {"vmiName": machine, "addedNodeSelector": {HOSTNAME: node}},
     }
+
+
+def _of_the_instance(annotations: dict[str, str]) -> dict[str, str]:
+    """Which of a machine's annotations its instance has too: those that do not change as it runs."""
+    return {name: annotations[name] for name in (HASH, DEPLOYMENT) if name in annotations}
 
 
 def _domain(level: DesiredWorkload) -> dict[str, Any]:

@@ -1,28 +1,27 @@
 """The next step that brings one machine nearer to what is wanted.
 
-In: the levels of all nodes for one replica, and what the cluster holds of it. Out: one step, which may be taken
+In: the level that is wanted, or that none is, and what the cluster holds. Out: one step, which may be taken
 again at any time; nothing is remembered but what lies in the cluster, so that a kill in between loses nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from services.vim.cluster.machine import HALTED, SETTLED, spec_hash
-from services.vim.cluster.machine_view import Level, Object, Patience, View, overdue, phase_of
+from services.vim.cluster.machine import HALTED, STRATEGIES, spec_hash
+from services.vim.cluster.machine_view import Level, Patience, View, overdue, phase_of
 
 
 @dataclass(frozen=True, slots=True)
-class Apply:
-    """Make the machine as ``level`` says, settled on ``node``; halted if it is to end."""
+class Write:
+    """Make the machine as its level says."""
 
-    level: Level
-    node: str
-    halted: bool = False
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """Let the guest shut down, and stay so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +58,7 @@ class Wait:
     why: str = ""
 
 
-Step = Apply | Delete | Tell | Migrate | Forget | Wait
-
-
-def wanted(levels: Sequence[Level]) -> Level | None:
-    """The level that decides: of those that want it to run, the newest."""
-    running = [level for level in levels if level.desired.state != "stopped"]
-    return max(running, key=lambda level: (level.desired.generation, level.revision), default=None)
+Step = Write | Halt | Delete | Tell | Migrate | Forget | Wait
 
 
 def migration_name(view: View, level: Level) -> str:
@@ -83,30 +76,19 @@ def moving(view: View, level: Level) -> bool:
     return view.node is not None and level.desired.node not in (view.node, view.settled)
 
 
-def plan(
-    levels: Sequence[Level],
-    view: View,
-    document: Object | None,
-    now: datetime,
-    patience: Patience,
-) -> Step:
-    """The next step.
+def plan(level: Level, view: View, now: datetime, patience: Patience) -> Step:
+    """The next step for a machine that is wanted.
 
     Args:
-        levels: of this replica, on all nodes of the cluster.
+        level: of those that want it to run, the one that was written last.
         view: what the cluster holds.
-        document: the machine as it should be by the level that is wanted; None if none is.
         now: the time by the cluster's clock.
         patience: with migrations.
     """
-    level = wanted(levels)
-    if level is None:
-        return _end(levels, view)
     if view.deleting:
         return Wait("somebody deletes the machine; it is made again when it is gone")
-    settled = _settled(view, level)
-    if view.vm is None or (document is not None and not _has(view.vm, document, settled)):
-        return Apply(level, settled)
+    if not _current(view, level, settled_on(view, level)):
+        return Write()
     if view.lost is not None:
         return Wait("the node under it is not heard of")
     return (
@@ -118,42 +100,29 @@ def plan(
     )
 
 
-def _end(levels: Sequence[Level], view: View) -> Step:
-    """First halted, so that the guest shuts down and a wish that comes back finds its machine; then deleted."""
+def plan_end(view: View) -> Step:
+    """The next step for a machine that is not wanted.
+
+    First it is halted, so that the guest shuts down and a wish that comes back finds its machine; then deleted.
+    """
     if view.vm is None or view.deleting:
         return Wait()
     if view.strategy == HALTED:
         return Delete() if view.gone else Wait("the guest shuts down")
     if view.start_wanted:
         return Wait("KubeVirt still carries out a start; a halt now would be turned back")
-    last = max(levels, key=lambda level: (level.desired.generation, level.revision))
-    return Apply(last, view.settled or last.desired.node, halted=True)
+    return Halt()
 
 
-def _settled(view: View, level: Level) -> str:
+def settled_on(view: View, level: Level) -> str:
     """The node that the machine is settled on: a level's own, unless the instance has yet to move there."""
-    return view.settled or level.desired.node if moving(view, level) else level.desired.node
+    return (view.settled or level.desired.node) if moving(view, level) else level.desired.node
 
 
-def _has(vm: Object, document: Object, settled: str) -> bool:
-    """Whether the machine says all that it should; what others added to it is theirs."""
-    annotations = {**document["metadata"].get("annotations", {}), SETTLED: settled}
-    wish = {"metadata": {"annotations": annotations, "labels": document["metadata"].get("labels", {})}}
-    return _within(wish, vm) and _within({"spec": document["spec"]}, vm)
-
-
-def _within(part: Any, whole: Any) -> bool:
-    if isinstance(part, dict):
-        return isinstance(whole, dict) and all(
-            key in whole and _within(value, whole[key]) for key, value in part.items()
-        )
-    if isinstance(part, list):
-        return (
-            isinstance(whole, list)
-            and len(part) == len(whole)
-            and all(_within(one, other) for one, other in zip(part, whole, strict=True))
-        )
-    return bool(part == whole)
+def _current(view: View, level: Level, settled: str) -> bool:
+    """Whether the machine was last written for this level; that all of it is as wanted is the writer's affair."""
+    written = (view.wish, view.settled, view.strategy)
+    return written == (spec_hash(level.desired), settled, STRATEGIES[level.desired.restart])
 
 
 def _tidy(view: View, level: Level) -> Step | None:

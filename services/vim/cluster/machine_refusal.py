@@ -7,16 +7,10 @@ of ours and a message that names the field of the request, so that its author kn
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-
-class Told(NamedTuple):
-    """Why something was not done: a reason in one word and a sentence."""
-
-    reason: str
-    message: str
-
+from services.vim.cluster.api import ApiError
+from services.vim.cluster.refusal import Refusal, refusal_of
 
 #: What KubeVirt's own messages are about, the first that matches.
 _MESSAGES: Final = tuple(
@@ -25,8 +19,8 @@ _MESSAGES: Final = tuple(
         (r"(?i)userdata exceeds|user ?data .*limit", "images.vm.cloudInit.userData"),
         (r"(?i)networkdata exceeds|network ?data .*limit", "images.vm.cloudInit.networkData"),
         (r"(?i)only one userdatasource|only one networkdatasource", "images.vm.cloudInit"),
-        (r"(?i)requests\.memory .* greater than limits\.memory", "resources.memory"),
-        (r"(?i)requests\.cpu .* greater than limits\.cpu", "resources.cpu"),
+        (r"(?i)requests\.memory .* greater than \S*limits\.memory", "resources.memory"),
+        (r"(?i)requests\.cpu .* greater than \S*limits\.cpu", "resources.cpu"),
         (r"(?i)runstrategy|mutually exclusive", "restart"),
         (r"(?i)kernel arguments cannot be provided", "images.vm.arguments"),
         (r"(?i)hostdisk feature gate|exactly one source type", "images.vm"),
@@ -56,6 +50,7 @@ _PARTS: Final = (
     ("spec.template.spec.livenessProbe", "health"),
 )
 _QUOTA: Final = re.compile(r"(?i)exceeded quota")
+_UNKNOWN_FIELD: Final = "field not declared in schema"
 _MOST: Final = 4
 
 
@@ -69,37 +64,27 @@ def field_of(path: str, message: str) -> str | None:
     return max(found)[1] if found else None
 
 
-def refused(http: int, reason: str, message: str, causes: Iterable[dict[str, Any]] = ()) -> Told:
-    """What an answer of the API server means.
-
-    ``InvalidWorkload`` cannot be helped by waiting, ``QuotaExceeded``, ``Refused`` and ``OwnedByOthers`` can;
-    of them all the message says what somebody has to change.
-    """
-    causes = list(causes)
-    owners = [cause for cause in causes if cause.get("reason") == "FieldManagerConflict"]
-    if owners:
-        which = ", ".join(f"{cause.get('field')} ({cause.get('message')})" for cause in owners[:_MOST])
-        return Told("OwnedByOthers", f"somebody else set it, and it is left alone: {which}")
-    if _QUOTA.search(message):
-        return Told("QuotaExceeded", message)
-    if http == 400 or (http == 422 and reason in ("Invalid", "")):
-        problems = [
-            _named(str(cause.get("field") or ""), str(cause.get("message") or "")) for cause in causes[:_MOST]
-        ]
-        return Told("InvalidWorkload", "; ".join(problems) or _named("", message))
-    if http in {404, 405}:
-        return Told("RuntimeMissing", f"the cluster has no KubeVirt: {message}")
-    return Told("Refused", message)
+def refused(error: ApiError) -> Refusal:
+    """What an answer of the API server means; what no waiting cures says which field has to change."""
+    if _UNKNOWN_FIELD in error.message:  # by server-side apply this is an error of the server, HTTP 500
+        return Refusal("InvalidWorkload", error.message, lasting=True)
+    if error.http not in (400, 422) or error.owners or error.reason not in ("Invalid", "BadRequest", ""):
+        return refusal_of(error)
+    problems = [
+        _named(str(cause.get("field") or ""), str(cause.get("message") or ""))
+        for cause in error.causes[:_MOST]
+    ]
+    return Refusal("InvalidWorkload", "; ".join(problems) or _named("", error.message), lasting=True)
 
 
-def failure_of(condition: dict[str, Any]) -> Told:
+def failure_of(condition: dict[str, Any]) -> Refusal:
     """What the condition ``Failure`` of a machine means: it was accepted, and cannot be started."""
     message = str(condition.get("message") or "")
     if _QUOTA.search(message):
-        return Told("QuotaExceeded", message)
+        return Refusal("QuotaExceeded", message)
     kind = str(condition.get("reason") or "Failure")
     field = field_of("", message)
-    return Told("Refused", f"{f'{field}: ' if field else ''}{kind}: {message}" if message else kind)
+    return Refusal("Refused", f"{f'{field}: ' if field else ''}{kind}: {message}" if message else kind)
 
 
 def _named(path: str, message: str) -> str:

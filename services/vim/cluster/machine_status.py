@@ -1,23 +1,22 @@
 """What a machine of KubeVirt is doing, in our words: the observed state of one of its levels.
 
-In: the levels of all nodes for one replica, what the cluster holds of it and what it last refused. Out: state,
-reason and a sentence for each level. KubeVirt's one printed word is never believed alone: it says Stopped in
+In: the level that is wanted, or that none is, and what the cluster holds. Out: state, reason and a sentence.
+KubeVirt's one printed word is never believed alone: it says Stopped in
 passing, Running of what is not ready, and Running for ever of what was on a node that died.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
 from schemas.workload import Exit, WorkloadState
+from services.vim.cluster.inventory import OUT_OF_SERVICE
 from services.vim.cluster.machine import spec_hash
-from services.vim.cluster.machine_plan import migration_name, moving, wanted
-from services.vim.cluster.machine_refusal import Told, failure_of
+from services.vim.cluster.machine_plan import migration_name, moving
+from services.vim.cluster.machine_refusal import failure_of
 from services.vim.cluster.machine_view import (
-    OUT_OF_SERVICE,
     Level,
     Object,
     Patience,
@@ -69,79 +68,36 @@ _NOT_YET: Final = frozenset({"", "VMIConditionMissing", "VMINotExists", "GuestNo
 _WAS_UP: Final = frozenset({"running", "degraded", "paused", "migrating"})
 
 
-def observe(
-    levels: Sequence[Level],
-    view: View,
-    now: datetime,
-    patience: Patience,
-    *,
-    told: Told | None = None,
-    before: str | None = None,
-) -> dict[str, Seen]:
-    """The observed state of every level of one replica, by node.
+def observe(level: Level, view: View, now: datetime, patience: Patience, before: str | None = None) -> Seen:
+    """How a level that wants its machine to run is.
 
     Args:
-        levels: of this replica, on all nodes of the cluster.
+        level: of those that want it to run, the one that was written last.
         view: what the cluster holds.
         now: the time by the cluster's clock.
         patience: with what KubeVirt gives no reason for.
-        told: what the API server last refused.
-        before: the state that was last observed where it should run.
+        before: the state that was last observed there.
     """
-    chosen = wanted(levels)
-    if chosen is None:
-        return {level.desired.node: _ending(level, view, told) for level in levels}
-    seen = {}
-    for level in levels:
-        node = level.desired.node
-        if level is chosen:
-            seen[node] = _running(level, view, now, patience, told, before)
-        elif view.node == node:
-            # It leaves, and serves until it has left.
-            here = _instance(level, view, now, patience, before)
-            seen[node] = (
-                here if level.desired.state != "stopped" else Seen("stopping", "Moving", here.message)
-            )
-        else:
-            seen[node] = Seen("stopped", "Moved", f"it is the affair of {chosen.desired.node} by now")
-    return seen
+    if view.vm is None:
+        return Seen("creating", "Creating", "the machine is being made")
+    if moving(view, level):
+        return _migrating(level, view, now, patience)
+    here = _instance(level, view, now, patience, before)
+    elsewhere = view.node is not None and view.node != level.desired.node
+    return replace(here, moved_to=view.node) if elsewhere else here
 
 
-def _ending(level: Level, view: View, told: Told | None) -> Seen:
-    node = level.desired.node
-    if view.vm is None and view.vmi is None:
-        return Seen("stopped", "Stopped")
-    if node not in (view.node or view.settled or node, view.settled or node):
-        return Seen("stopped", "Stopped")
+def observe_end(view: View) -> Seen | None:
+    """How a machine is whose levels all say "stopped"; None where no more can be said than that it ends."""
     if view.lost is not None:
         return Seen("stopping", "NodeLost", _fencing(view))
-    if told is not None:
-        return Seen("stopping", told.reason, told.message)
+    if view.vm is None and view.vmi is not None:
+        return Seen("stopping", "Orphaned", "its machine was deleted and left the instance running")
     if view.start_wanted:
         return Seen(
             "stopping", "StartUnderWay", "KubeVirt still carries out a start, which would undo a halt"
         )
-    if view.vm is None:
-        return Seen("stopping", "Orphaned", "its machine was deleted and left the instance running")
-    return Seen("stopping", "Stopping", "the guest shuts down")
-
-
-def _running(
-    level: Level, view: View, now: datetime, patience: Patience, told: Told | None, before: str | None
-) -> Seen:
-    if told is not None and (view.vm is None or not view.alive):
-        return Seen("failed", told.reason, told.message)
-    if view.vm is None:
-        return Seen("creating", "Creating", "the machine is being made")
-    if view.node is not None and view.node != level.desired.node:
-        if moving(view, level):
-            return _migrating(level, view, now, patience, told)
-        here = _instance(level, view, now, patience, before)
-        return replace(here, moved_to=view.node)
-    here = _instance(level, view, now, patience, before)
-    if told is not None and here.state in ("running", "paused"):
-        return replace(here, reason=told.reason, message=f"it runs, but not all is as wished: {told.message}")
-    return here
+    return None
 
 
 def _instance(level: Level, view: View, now: datetime, patience: Patience, before: str | None) -> Seen:
@@ -171,7 +127,7 @@ def _up(level: Level, view: View, before: str | None) -> Seen:
     if stale:
         return Seen("starting", "Updating", "it still runs what was wished before, until it is restarted")
     if view.status.get("ready") is True:
-        return Seen("running", "Running", "", addresses=tuple(view.addresses))
+        return Seen("running", "Started", "", addresses=tuple(view.addresses))
     ready = view.condition("Ready")
     reason = str(ready.get("reason") or "")
     if reason in _NOT_YET or before not in _WAS_UP:
@@ -186,8 +142,8 @@ def _stopped(level: Level, view: View, now: datetime, patience: Patience, before
     """Never the end by itself: every start and restart shows it in passing."""
     failure = view.condition("Failure")
     if failure.get("status") == "True":
-        told = failure_of(failure)
-        return Seen("failed", told.reason, told.message)
+        refusal = failure_of(failure)
+        return Seen("failed", refusal.reason, refusal.message)
     if level.desired.restart != "always" and view.phase == "Succeeded":
         return Seen("completed", "Completed", "the guest shut down", exit=Exit(code=0))
     if level.desired.restart == "never" and view.phase == "Failed":
@@ -204,7 +160,7 @@ def _stopped(level: Level, view: View, now: datetime, patience: Patience, before
     return Seen("creating", "Starting", "KubeVirt is about to start it")
 
 
-def _migrating(level: Level, view: View, now: datetime, patience: Patience, told: Told | None) -> Seen:
+def _migrating(level: Level, view: View, now: datetime, patience: Patience) -> Seen:
     """On its way from the node where it lives to the one of its level."""
     goal, origin = level.desired.node, view.node
     if view.lost is not None:
@@ -215,8 +171,6 @@ def _migrating(level: Level, view: View, now: datetime, patience: Patience, told
         return Seen("failed", "NotMigratable", f"it stays on {origin}: {why}")
     known = view.migration(migration_name(view, level))
     if known is None:
-        if told is not None:
-            return Seen("migrating", told.reason, f"from {origin} to {goal}: {told.message}")
         others = [one["metadata"]["name"] for one in view.in_flight]
         return Seen(
             "migrating",

@@ -15,8 +15,6 @@ from schemas.workload import DesiredWorkload
 from services.vim.cluster.machine import HASH, SETTLED
 
 Object = dict[str, Any]
-#: Whoever puts it on a node says that nothing runs there any more; Kubernetes then frees what it held.
-OUT_OF_SERVICE: Final = "node.kubernetes.io/out-of-service"
 _OVER: Final = frozenset({"Succeeded", "Failed"})
 #: Phases of a migration that has no target yet.
 _WITHOUT_TARGET: Final = frozenset({"", "Pending", "Scheduling"})
@@ -50,14 +48,6 @@ class Ground:
     node: str
     ready: bool = True
     fenced: bool = False
-
-    @classmethod
-    def of(cls, document: Object, node: str) -> Ground:
-        """What a Node document says."""
-        conditions = document.get("status", {}).get("conditions") or []
-        ready = any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)
-        taints = document.get("spec", {}).get("taints") or []
-        return cls(node, ready, any(taint.get("key") == OUT_OF_SERVICE for taint in taints))
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +131,11 @@ class View:
     def settled(self) -> str | None:
         """The node, on the bus, that it was placed on and reached."""
         return _annotation(self.vm, SETTLED)
+
+    @property
+    def wish(self) -> str | None:
+        """Which wish the machine was last written for."""
+        return _annotation(self.vm, HASH)
 
     @property
     def hash(self) -> str | None:

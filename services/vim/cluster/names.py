@@ -26,6 +26,8 @@ SPEC: Final = f"{_PREFIX}/spec"
 GENERATION: Final = f"{_PREFIX}/generation"
 #: On objects: which nodes their pods were given to choose from, so that it stays so.
 NODES: Final = f"{_PREFIX}/nodes"
+#: Labels of nodes by which people say in which rack they are.
+RACKS: Final = (f"{_PREFIX}/rack", "topology.kubernetes.io/rack", "rack")
 _LABEL: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 _PORT: Final = re.compile(r"(?=.*[a-z])[a-z0-9]([a-z0-9-]{0,13}[a-z0-9])?")
 

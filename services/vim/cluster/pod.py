@@ -16,7 +16,7 @@ from typing import Any, Final
 from schemas.workload import DesiredWorkload
 from services.vim.cluster.api import Object
 from services.vim.cluster.kind import Machines
-from services.vim.cluster.names import DEPLOYMENT, Ours, digest, port_name
+from services.vim.cluster.names import DEPLOYMENT, RACKS, Ours, digest, port_name
 from services.vim.cluster.settings import ClusterSettings
 from services.vim.worker.workload import CannotRun
 
@@ -99,9 +99,16 @@ def template(
         "automountServiceAccountToken": False,  # a workload has no business with the cluster
         "enableServiceLinks": False,
         "tolerations": tolerations(level),
-        "affinity": {"nodeAffinity": affinity(places, machines)},
+        "affinity": {
+            "nodeAffinity": affinity(places, machines),
+            **({"podAntiAffinity": away} if (away := apart(level, places, machines, ours)) else {}),
+        },
         **({"volumes": list(volumes)} if volumes else {}),
-        **({"topologySpreadConstraints": spread} if (spread := spreading(level, ours)) else {}),
+        **(
+            {"topologySpreadConstraints": spread}
+            if (spread := spreading(level, places, machines, ours))
+            else {}
+        ),
     }
     if settings.pull_secret_names:
         spec["imagePullSecrets"] = [{"name": name} for name in settings.pull_secret_names]
@@ -253,7 +260,15 @@ def tolerations(level: DesiredWorkload) -> list[Object]:
         {"key": f"node.kubernetes.io/{taint}", "operator": "Exists", "effect": "NoExecute", **patience}
         for taint in ("not-ready", "unreachable")
     ]
-    return [*away, *(toleration.written() for toleration in level.tolerations)]
+    # What the request stands comes beside it; that it stands everything does not bind it to a node that is away.
+    asked = [one.written() for one in level.tolerations if one.key or one.effect not in (None, "NoExecute")]
+    every = [
+        {"operator": "Exists", "effect": effect}
+        for one in level.tolerations
+        if one.key is None and one.effect is None
+        for effect in ("NoSchedule", "PreferNoSchedule")
+    ]
+    return [*away, *asked, *every]
 
 
 def affinity(places: Places, machines: Machines) -> Object:
@@ -283,15 +298,11 @@ def _terms(nodes: Sequence[str], machines: Machines) -> list[Object]:
     ]
 
 
-def spreading(level: DesiredWorkload, ours: Ours) -> list[Object]:
+def spreading(level: DesiredWorkload, places: Places, machines: Machines, ours: Ours) -> list[Object]:
     """Replicas over different values of a label, where that is what ``spread`` asks for."""
     if level.spread is None:
         return []
-    over = level.spread.over
-    key = _PLACES.get(over)
-    for prefix in ("cluster.label.", "label."):
-        if over.startswith(prefix):
-            key = over.removeprefix(prefix)
+    key = _label_of(level.spread.over, places, machines)
     if key is None:
         return []  # what the cluster knows nothing of is left to the nodes that vim chose
     return [
@@ -304,7 +315,28 @@ def spreading(level: DesiredWorkload, ours: Ours) -> list[Object]:
     ]
 
 
+def apart(level: DesiredWorkload, places: Places, machines: Machines, ours: Ours) -> Object:
+    """What keeps the replicas from each other, where the cluster knows how far they are to be apart."""
+    keys = [key for over in level.apart if (key := _label_of(over, places, machines))]
+    terms = [
+        {"topologyKey": key, "labelSelector": {"matchLabels": ours.of(level.deployment, level.runtime)}}
+        for key in keys
+    ]
+    return {"requiredDuringSchedulingIgnoredDuringExecution": terms} if terms else {}
+
+
+def _label_of(over: str, places: Places, machines: Machines) -> str | None:
+    """The label that says an attribute of nodes, if there is one."""
+    if over == "rack":
+        known = [machine.labels for node in places.allowed if (machine := machines.by_node(node))]
+        return next((rack for rack in RACKS if known and all(rack in labels for labels in known)), None)
+    for prefix in ("cluster.label.", "label."):
+        if over.startswith(prefix):
+            return over.removeprefix(prefix)
+    return _PLACES.get(over)
+
+
 def core(made: Object) -> str:
     """The identity of a template, whatever nodes it names: pods of one core are the same workload."""
-    spec: dict[str, Any] = {name: value for name, value in made["spec"].items() if name != "affinity"}
+    spec: dict[str, Any] = {**made["spec"], "affinity": made["spec"]["affinity"].get("podAntiAffinity")}
     return digest(made["metadata"], spec)

@@ -21,6 +21,7 @@ from services.vim.cluster.api import (
     SECRETS,
     SERVICES,
     Api,
+    ApiError,
     Object,
     Resource,
 )
@@ -33,12 +34,13 @@ from services.vim.cluster.names import (
     SPEC,
     WORKLOAD,
     annotations_of,
+    digest,
     name_of,
     port_name,
 )
 from services.vim.cluster.pod import Places, core, template
 from services.vim.cluster.podstate import PodState, pod_state
-from services.vim.cluster.refusal import refusal_of
+from services.vim.cluster.refusal import Refusal, refusal_of
 
 #: What of the cluster such kinds must see.
 RESOURCES: Final[tuple[Resource, ...]] = (DEPLOYMENTS, JOBS, PODS, SERVICES, CONFIG_MAPS, SECRETS)
@@ -110,16 +112,20 @@ class PodSet:
         }
 
     def _deployment(self, group: Group, newest: DesiredWorkload, body: Body, seen: Seen) -> Wanted:
-        name = self._ours.name(newest.deployment, newest.runtime)
-        lying = next((one for one in seen.of(DEPLOYMENTS) if name_of(one) == name), None)
-        places = self._places(group, newest, body, lying, seen)
+        lying = self._lying(newest, seen)
+        places = self._places(group, seen)
         made = self._template(newest, body, places, seen)
-        metadata = self._metadata(newest, name)
-        metadata["annotations"][NODES] = json.dumps(
-            {"chosen": places.chosen, "allowed": places.allowed, "constraint": places.constraint}
-        )
-        pinned = any(port.host_port for port in newest.ports)
-        rolling = {"maxSurge": 0, "maxUnavailable": 1} if pinned else {"maxSurge": 1, "maxUnavailable": 0}
+        # What a pod came from; nothing in it says a generation, so that the same goes on unharmed.
+        made["metadata"]["annotations"].update(_origin(self._identity(newest, body, seen), places))
+        if lying is not None and _written(lying) == places:
+            # Word for word, whatever became of the nodes that it names.
+            written = lying["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]
+            made["spec"]["affinity"]["nodeAffinity"] = written
+        metadata = self._metadata(newest, self._ours.name(newest.deployment, newest.runtime))
+        metadata["annotations"][NODES] = _told(places)
+        # One more beside the others, unless it may have no place there.
+        alone = bool(newest.apart) or any(port.host_port for port in newest.ports)
+        rolling = {"maxSurge": 0, "maxUnavailable": 1} if alone else {"maxSurge": 1, "maxUnavailable": 0}
         document: Object = {
             "apiVersion": "apps/v1",
             "kind": "Deployment",
@@ -137,32 +143,58 @@ class PodSet:
         }
         return Wanted(DEPLOYMENTS, document)
 
-    def _places(
-        self, group: Group, newest: DesiredWorkload, body: Body, lying: Object | None, seen: Seen
-    ) -> Places:
+    def _lying(self, newest: DesiredWorkload, seen: Seen) -> Object | None:
+        """The Deployment as it is."""
+        name = self._ours.name(newest.deployment, newest.runtime)
+        return next((one for one in seen.of(DEPLOYMENTS) if name_of(one) == name), None)
+
+    def _places(self, group: Group, seen: Seen) -> Places:
         """Where pods may run; as it was when the Deployment was written, for as long as that is right.
 
-        Every change of it would start all pods anew, those that are well, too.
+        Every change of it starts all pods anew, those that are well, too.
         """
+        newest = group.newest
         levels = [want.level for _, want in sorted(group.wants.items())]
         chosen = sorted({level.node for level in levels})
         allowed = {*chosen, *(node for level in levels for node in level.candidates)}
         fresh = Places(tuple(chosen), tuple(sorted(allowed)), newest.constraint)
+        lying = self._lying(newest, seen)
         before = _written(lying) if lying else None
         if lying is None or before is None or before.constraint != newest.constraint:
             return fresh
-        if self._identity(newest, body, seen) != _spec_of(lying):
+        identity = self._identity(newest, self._body(newest), seen)
+        if identity != _spec_of(lying):
             return fresh
-        pods = {want.level.replica for want in group.wants.values()} - self._match(group, seen).keys()
-        unreachable = [
-            level for level in levels if level.replica in pods and level.node not in before.allowed
-        ]
-        return fresh if unreachable else before
+        pods = self._match(group, seen, _origin(identity, before))
+        for level in levels:
+            pod = pods.get(level.replica)
+            if pod is None and level.node not in before.allowed:
+                return fresh
+            if (
+                pod is not None
+                and level.node not in before.chosen
+                and self._is_leaving(level, pod, group, seen)
+            ):
+                return fresh
+        return before
+
+    def _is_leaving(self, level: DesiredWorkload, pod: Object, group: Group, seen: Seen) -> bool:
+        """Whether a replica is wished away from a node that is well: it was not lost, somebody migrates it."""
+        place = node_of(pod)
+        machine = seen.machines.by_kubernetes(place) if place else None
+        return (
+            machine is not None
+            and machine.ready
+            and any(
+                want.level.replica == level.replica and want.level.node == machine.node
+                for want in group.superseded
+            )
+        )
 
     def _identity(self, level: DesiredWorkload, body: Body, seen: Seen) -> str:
         """What pods of this level came from, whatever nodes they were given to choose from."""
-        made = self._template(level, body, Places((level.node,), (level.node,)), seen)
-        return str(made["metadata"]["annotations"][SPEC])
+        nodes = (level.node, *level.candidates)
+        return core(self._template(level, body, Places(nodes, nodes), seen))
 
     def _template(
         self, level: DesiredWorkload, body: Body, places: Places, seen: Seen, restart: str = "Always"
@@ -179,8 +211,6 @@ class PodSet:
         )
         made["spec"].update(body.spec)
         made["metadata"]["annotations"].update(body.annotations)
-        # What a pod came from; nothing in it says a generation, so that the same goes on unharmed.
-        made["metadata"]["annotations"][SPEC] = core(made)
         return made
 
     def _job(self, want: Want, seen: Seen) -> Wanted:
@@ -197,10 +227,7 @@ class PodSet:
             WORKLOAD
         ]
         metadata = self._metadata(level, name, level.workload)
-        used = before or places
-        metadata["annotations"][NODES] = json.dumps(
-            {"chosen": used.chosen, "allowed": used.allowed, "constraint": used.constraint}
-        )
+        metadata["annotations"][NODES] = _told(before or places)
         spec: Object = {
             "completions": 1,
             "parallelism": 1,
@@ -287,21 +314,25 @@ class PodSet:
         lying = next(iter(seen.of(DEPLOYMENTS)), None)
         if lying is None or lying.get("spec", {}).get("replicas", 0) <= len(group.wants) or not group.wants:
             return
-        stay = {name_of(pod) for pod in self._match(group, seen).values()}
+        stay = {name_of(pod) for pod in self._current(group, seen).values()}
         for pod in seen.of(PODS):
             goes = _made_by(pod, "ReplicaSet") and usable(pod) and name_of(pod) not in stay
             if goes and annotations_of(pod).get(_COST) != _GOES_FIRST:
                 cost = {"metadata": {"annotations": {_COST: _GOES_FIRST}}}
                 await api.patch(PODS, self._ours.namespace, name_of(pod), cost)
 
-    def _match(self, group: Group, seen: Seen) -> dict[int, Object]:
+    def _current(self, group: Group, seen: Seen) -> dict[int, Object]:
         """The pod of each replica; only those that are as is wanted now."""
         newest = group.newest
-        current = self._identity(newest, self._body(newest), seen)
+        identity = self._identity(newest, self._body(newest), seen)
+        return self._match(group, seen, _origin(identity, self._places(group, seen)))
+
+    def _match(self, group: Group, seen: Seen, origin: dict[str, str]) -> dict[int, Object]:
+        """The pod of each replica, of those that came from one template."""
         pods = [
             pod
             for pod in seen.of(PODS)
-            if _made_by(pod, "ReplicaSet") and usable(pod) and annotations_of(pod).get(SPEC) == current
+            if _made_by(pod, "ReplicaSet") and usable(pod) and origin.items() <= annotations_of(pod).items()
         ]
         nodes = {
             replica: machine.kubernetes if (machine := seen.machines.by_node(want.level.node)) else None
@@ -323,7 +354,7 @@ class PodSet:
                 (want.level.node, replica): self._observe_job(want, seen)
                 for replica, want in group.wants.items()
             }
-        pods = self._match(group, seen)
+        pods = self._current(group, seen)
         return {
             (want.level.node, replica): self._observe(want, pods.get(replica), seen)
             if replica in pods
@@ -343,6 +374,9 @@ class PodSet:
         is_there = machine is not None and machine.ready
         found = pod_state(pod, node_ready=is_there or place is None, served=served, job=job)
         moved = machine.node if machine and is_there and machine.node != level.node else None
+        if level.state == "paused" and found.state == "running":
+            why = "a pod cannot stand still with its memory kept; it runs on"
+            found = replace(found, reason="PauseUnsupported", message=why)
         listens = found.state in ("starting", "running", "degraded")
         return Observation(
             state=found.state,
@@ -450,9 +484,17 @@ class PodSet:
                     "url": f"http://{host}:{number}",
                 }
 
+    def refusal(self, error: ApiError) -> Refusal:
+        """What a refusal means, as Kubernetes says it."""
+        return refusal_of(error)
+
+    def ending(self, group: Group, seen: Seen) -> dict[tuple[str, int], Observation]:  # noqa: ARG002
+        """That pods end says enough."""
+        return {}
+
     def remaining(self, group: Group, seen: Seen) -> Iterable[tuple[str | None, str]]:
         """Pods that are nobody's, and those on their way out."""
-        matched = {name_of(pod) for pod in self._match(group, seen).values()} if group.wants else set()
+        matched = {name_of(pod) for pod in self._current(group, seen).values()} if group.wants else set()
         jobs = {self.job_name(want.level) for want in group.wants.values()}
         for pod in seen.of(PODS):
             over = pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
@@ -467,6 +509,16 @@ def _written(document: Object) -> Places | None:
         return Places(tuple(known["chosen"]), tuple(known["allowed"]), str(known["constraint"]))
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def _told(places: Places) -> str:
+    """The same, to be written."""
+    return json.dumps({"chosen": places.chosen, "allowed": places.allowed, "constraint": places.constraint})
+
+
+def _origin(identity: str, places: Places) -> dict[str, str]:
+    """What pods say of the template that they came from."""
+    return {SPEC: identity, NODES: digest(places.chosen, places.allowed)}
 
 
 def _spec_of(document: Object) -> str | None:

@@ -38,6 +38,14 @@ class ClusterSettings(Settings):
     start_timeout: int = Field(
         default=60, ge=1, description="seconds within which a health probe must succeed for the first time"
     )
+    migration_target_timeout: float = Field(
+        default=120.0,
+        gt=0,
+        description="seconds until a live migration must have a target, since a stuck one tells none",
+    )
+    migration_timeout: float = Field(
+        default=900.0, gt=0, description="seconds until a live migration must be done"
+    )
     resync: float = Field(
         default=600.0, gt=0, description="seconds after which all objects are listed anew, whatever was heard"
     )

@@ -72,7 +72,7 @@ class Telling:
             restarts=seen.restarts,
             cluster=self._cluster,
             exit=seen.exit,
-            started_at=seen.started_at,  # type: ignore[arg-type]
+            started_at=seen.started_at,
             observed_at=now(),
         )
         document = level.model_dump(mode="json", exclude={"observed_at"})

@@ -1,8 +1,9 @@
 #!/bin/busybox sh
 # The first process of a unikernel's pod: boots /unikraft/bin/kernel by QEMU and ends as the guest ended.
 #
-# Arguments: QEMU's words for board, network and console, which the cluster's worker gives.
-# Environment, the words already quoted as a kernel reads them:
+# Environment, QEMU's words for it, which the cluster's worker gives (none of them has a space in it):
+#   MINICLOUD_BOARD_X86_64, MINICLOUD_BOARD_AARCH64: the board for either machine; MINICLOUD_NETWORK
+# and the kernel's, already quoted as a kernel reads them:
 #   MINICLOUD_LINE        the name and the address
 #   MINICLOUD_PARAMETERS  parameters of the kernel
 #   MINICLOUD_ENV         parameters that are its environment; MINICLOUD_NAMES: the names in it
@@ -76,6 +77,13 @@ end() {
     exit "$1"
 }
 
+case $(busybox uname -m) in
+aarch64) board=${MINICLOUD_BOARD_AARCH64:-} own_processor=host ;;
+*) board=${MINICLOUD_BOARD_X86_64:-} own_processor=host,+x2apic,-pmu ;;
+esac
+# shellcheck disable=SC2086 # words
+set -- $board ${MINICLOUD_NETWORK:-}
+
 initrd=
 for file in "$own/bin/initrd" "$root/run/files/initrd"; do
     [ -f "$file" ] && initrd=$file
@@ -85,13 +93,13 @@ guest=
 trap 'stopped=yes; [ -n "$guest" ] && kill -TERM "$guest"' TERM INT
 
 if [ -r /dev/kvm ] && [ -w /dev/kvm ]; then
-    boot "$@" -accel kvm -cpu "${MINICLOUD_PROCESSOR:-host}"
+    boot "$@" -accel kvm -cpu "$own_processor"
     if [ "$code" != 0 ] && [ "$printed" = 3 ] && [ -z "$stopped" ]; then
         echo "minicloud: KVM is of no use ($complaint); emulating instead" >&2
-        boot "$@" -accel tcg -cpu max
+        boot "$@" -accel tcg,tb-size=32 -cpu max
     fi
 else
-    boot "$@" -accel tcg -cpu max
+    boot "$@" -accel tcg,tb-size=32 -cpu max
 fi
 
 [ -n "$stopped" ] && exit 0

@@ -21,6 +21,7 @@ _MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
 _CONFIG: Final = "application/vnd.oci.image.config.v1+json"
 _LAYER: Final = "application/vnd.oci.image.layer.v1.tar"
 _REF_NAME: Final = "org.opencontainers.image.ref.name"
+_CONTAINERD: Final = "io.containerd.image.name"
 _FAST: Final = 6
 
 
@@ -52,13 +53,15 @@ class Image:
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
-def write(folder: Path, tag: str, images: Sequence[Image]) -> str:
-    """Write an index of ``images`` under ``tag``; returns its digest."""
+def write(folder: Path, name: str, images: Sequence[Image]) -> str:
+    """Write an index of ``images`` under ``name``, a tag or a whole reference with one; returns its digest."""
     blobs = _Blobs(folder)
     entries = [_image(blobs, image) for image in images]
     index = blobs.document({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}, INDEX)
     (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}\n')
-    top = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [{**index, "annotations": {_REF_NAME: tag}}]}
+    # containerd takes the whole name from an annotation of its own.
+    notes = {_REF_NAME: name.rpartition(":")[2], **({_CONTAINERD: name} if "/" in name else {})}
+    top = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [{**index, "annotations": notes}]}
     (folder / "index.json").write_text(json.dumps(top))
     return str(index["digest"])
 

@@ -37,13 +37,22 @@ class CannotPackage(MinicloudError):
     status = 409
 
 
-def files(program: Path, busybox: Path) -> dict[str, Item]:
+def files(machine: str, program: Path, busybox: Path) -> dict[str, Item]:
     """The files of an image in which QEMU runs.
+
+    Args:
+        machine: what the kernel beside it runs on; the same as this one, as a pod has no other.
+        program: QEMU for it.
+        busybox: a static one.
 
     Raises:
         CannotPackage: the program does not start, or lacks its firmware; busybox is not static.
     """
-    machine = platform.machine()
+    if machine != platform.machine():
+        raise CannotPackage(
+            f"QEMU of this machine is for pods on {platform.machine()}, and the kernel is for {machine}",
+            expected=f"the same command on a machine with {machine}, or no QEMU inside",
+        )
     found = {f"usr/bin/{PROGRAMS[machine]}": None, **_loaded(program, machine)}
     items: dict[str, Item] = {}
     for path, source in found.items():

@@ -44,15 +44,20 @@ class Unikernel:
     mounts_initrd: bool = False
 
 
-def package(made: Unikernel, folder: Path, tag: str, qemu: dict[str, Item] | None = None) -> str:
-    """Write the image's layout; ``qemu`` are the files of a QEMU, without which it runs in no pod.
+def package(made: Unikernel, folder: Path, name: str, qemu: dict[str, Item] | None = None) -> str:
+    """Write the image's layout into ``folder`` under ``name``; returns the digest of its index.
 
-    Returns the digest of its index.
+    Args:
+        made: what goes into it.
+        folder: of the layout.
+        name: a tag, or a whole reference with one.
+        qemu: the files of a QEMU, without which it runs in no pod.
 
     Raises:
         CannotRun: arguments or environment that a kernel's command line cannot carry.
     """
     own, others = _NAMES[made.machine]
+    defaults = _defaults(made)  # refuses before anything is written
     content = {KERNEL: made.kernel, **({INITRD: made.initrd} if made.initrd is not None else {})}
     bare = [Layer({path: Item(data)}, {_NOTES[path]: f"/{path}"}) for path, data in content.items()]
     run = {
@@ -64,10 +69,10 @@ def package(made: Unikernel, folder: Path, tag: str, qemu: dict[str, Item] | Non
     images = [Image({"architecture": own, "os": "qemu"}, bare, run, more)]
     if qemu is not None:
         files = {path: Item(data, 0o644) for path, data in content.items()}
-        layers = [Layer(qemu, packed=True), Layer({**files, **_defaults(made)})]
+        layers = [Layer(qemu, packed=True), Layer({**files, **defaults})]
         entry = {"Entrypoint": [ENTRY], "Env": ["PATH=/bin"], "User": "65534:65534"}
         images.append(Image({"architecture": others, "os": "linux"}, layers, entry))
-    return write(folder, tag, images)
+    return write(folder, name, images)
 
 
 def _defaults(made: Unikernel) -> dict[str, Item]:

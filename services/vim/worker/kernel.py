@@ -84,6 +84,7 @@ def unikernel_line(
     *,
     unpack_initrd: bool = False,
     folders: Iterable[Share] = (),
+    address: str = _ADDRESS,
 ) -> str:
     """The command line of a unikernel.
 
@@ -94,6 +95,7 @@ def unikernel_line(
             Unikraft's tools take them.
         unpack_initrd: make the files of its RAM disk those of the root.
         folders: what it mounts, tagged ``fs1``, ``fs2`` ... in their order.
+        address: its address, network, gateway and name server, as ``netdev.ip`` takes them.
 
     Raises:
         CannotRun: ``InvalidEnvironment`` for control characters, ``InvalidArguments`` for empty words.
@@ -101,7 +103,7 @@ def unikernel_line(
     own, arguments = parts_of(arguments)
     mounts = [_RAMFS] if unpack_initrd else []
     mounts += [f"fs{number}:{share.mount}:9pfs:::mkmp" for number, share in enumerate(folders, start=1)]
-    words = [unikernel_start(name)]
+    words = [unikernel_start(name, address)]
     if mounts and not any(word.startswith("vfs.fstab=") for word in own):
         words.append(_list("vfs.fstab", mounts))
     pairs = [f"{key}={value}" for key, value in env.items()]

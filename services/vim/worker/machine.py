@@ -23,6 +23,8 @@ TRACE: Final = (
     "-trace",
     "enable=qemu_system_shutdown_request",
 )
+#: MiB for code that emulation translated: without a bound a Linux guest fills 60 and more, and is killed for it.
+TRANSLATED: Final = 32
 # On q35, Unikraft finds its network card in one slot only, and never behind a bridge: pc it is.
 _BOARDS: Final = {"x86_64": "pc,usb=off,vmport=off,hpet=off,graphics=off", "aarch64": "virt"}
 _ACCELERATED: Final = {"x86_64": "host,+x2apic,-pmu", "aarch64": "host"}
@@ -52,7 +54,7 @@ def processor(architecture: str, *, accelerated: bool) -> list[str]:
     """The processor: the node's own by KVM, or an emulated one that has everything."""
     if accelerated:
         return ["-accel", "kvm", "-cpu", _ACCELERATED[architecture]]
-    return ["-accel", "tcg", "-cpu", "max"]
+    return ["-accel", f"tcg,tb-size={TRANSLATED}", "-cpu", "max"]
 
 
 def network(forwards: Iterable[tuple[str, int, int]], *, outbound: bool) -> list[str]:

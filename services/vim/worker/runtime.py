@@ -22,8 +22,8 @@ from services.vim.worker.state import Folder
 from services.vim.worker.workload import MIB, CannotRun, Exit, Workload
 
 _REFERENCE: Final = re.compile(r"\$(\$\([A-Za-z_][A-Za-z0-9_]*\)|\(([A-Za-z_][A-Za-z0-9_]*)\))")
-#: QEMU's own memory beside the guest's: 59 MB at 16 MiB, 91 MB at 256 MiB.
-MACHINE_OVERHEAD: Final = 64 * MIB
+#: QEMU's own memory beside the guest's: 59 MB at 16 MiB, 91 MB at 256 MiB; emulating Linux, 80 MB at 128 MiB.
+MACHINE_OVERHEAD: Final = {"unikernel": 64 * MIB, "vm": 96 * MIB}
 _SEARCH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -117,8 +117,7 @@ def limit_of(workload: Workload) -> int | None:
     """The kernel's memory limit in bytes: what was asked for and what the runtime takes on top of it."""
     if workload.memory is None:
         return None
-    emulated = workload.runtime in ("vm", "unikernel")
-    return workload.memory + (workload.memory_overhead or (MACHINE_OVERHEAD if emulated else 0))
+    return workload.memory + (workload.memory_overhead or MACHINE_OVERHEAD.get(workload.runtime, 0))
 
 
 def identity_of(workload: Workload, settings: EngineSettings) -> Identity:

@@ -6,44 +6,86 @@ from typing import Any
 
 import pytest
 
+from services.vim.cluster.api import ApiError
 from services.vim.cluster.machine_refusal import failure_of, refused
 
 DOMAIN = "spec.template.spec.domain"
+REQUESTS, LIMITS = f"{DOMAIN}.resources.requests", f"{DOMAIN}.resources.limits"
 
 
 @pytest.mark.parametrize(
     ("field", "message", "ours"),
     [
-        (f"{DOMAIN}.devices.disks[0].name", "spec.template.spec.domain.devices.disks[0].Name 'root' not found.", "images.vm"),
-        ("spec.running", "Running and RunStrategy are mutually exclusive. Note that Running is deprecated", "restart"),
+        (
+            f"{DOMAIN}.devices.disks[0].name",
+            "spec.template.spec.domain.devices.disks[0].Name 'root' not found.",
+            "images.vm",
+        ),
+        (
+            "spec.running",
+            "Running and RunStrategy are mutually exclusive. Note that Running is deprecated",
+            "restart",
+        ),
         ("spec.runStrategy", "RunStrategy must be specified", "restart"),
         ("spec.runStrategy", "Invalid RunStrategy (X)", "restart"),
-        ("spec.template.spec.volumes[0]", "spec.template.spec.volumes[0] must have exactly one source type set", "images.vm"),
-        (f"{DOMAIN}.resources.requests.memory", f"{DOMAIN}.resources.requests.memory '2Gi' is greater than {DOMAIN}.resources.limits.memory '1Gi'", "resources.memory"),
+        (
+            "spec.template.spec.volumes[0]",
+            "spec.template.spec.volumes[0] must have exactly one source type set",
+            "images.vm",
+        ),
+        (
+            f"{DOMAIN}.resources.requests.memory",
+            f"{REQUESTS}.memory '2Gi' is greater than {LIMITS}.memory '1Gi'",
+            "resources.memory",
+        ),
         ("spec.template.spec.volumes[0]", "HostDisk feature gate is not enabled", "images.vm"),
-        (f"{DOMAIN}.firmware.kernelBoot", "kernel arguments cannot be provided without an external kernel", "images.vm.arguments"),
-        ("spec.template.spec.volumes[1].cloudInitNoCloud", "spec.template.spec.volumes[1].cloudInitNoCloud must have only one userdatasource set.", "images.vm.cloudInit"),
-        ("spec.template.spec.volumes[1].cloudInitNoCloud.userData", "userdata exceeds 2048 byte limit. Should use UserDataSecretRef for larger data.", "images.vm.cloudInit.userData"),
-        ("spec.template.spec.domain.cpu", "VM field(s) spec.template.spec.domain.cpu conflicts with selected instance type", "resources"),
-        (f"{DOMAIN}.devices.interfaces[0].name", "Masquerade interface only implemented with pod network", "ports"),
+        (
+            f"{DOMAIN}.firmware.kernelBoot",
+            "kernel arguments cannot be provided without an external kernel",
+            "images.vm.arguments",
+        ),
+        (
+            "spec.template.spec.volumes[1].cloudInitNoCloud",
+            "spec.template.spec.volumes[1].cloudInitNoCloud must have only one userdatasource set.",
+            "images.vm.cloudInit",
+        ),
+        (
+            "spec.template.spec.volumes[1].cloudInitNoCloud.userData",
+            "userdata exceeds 2048 byte limit. Should use UserDataSecretRef for larger data.",
+            "images.vm.cloudInit.userData",
+        ),
+        (
+            "spec.template.spec.domain.cpu",
+            "VM field(s) spec.template.spec.domain.cpu conflicts with selected instance type",
+            "resources",
+        ),
+        (
+            f"{DOMAIN}.devices.interfaces[0].name",
+            "Masquerade interface only implemented with pod network",
+            "ports",
+        ),
         (f"{DOMAIN}.memory.guest", "must be larger than 4M", "resources.memory"),
-        ("spec.template.spec.livenessProbe", "either spec.livenessProbe.tcpSocket or httpGet must be set", "health"),
+        (
+            "spec.template.spec.livenessProbe",
+            "either spec.livenessProbe.tcpSocket or httpGet must be set",
+            "health",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_cause_is_told_by_the_field_of_the_request(field: str, message: str, ours: str) -> None:
     causes = [{"reason": "FieldValueInvalid", "field": field, "message": message}]
-    told = refused(422, "Invalid", "admission webhook denied the request", causes)
-    assert told.reason == "InvalidWorkload"
+    told = refused(ApiError(422, "Invalid", "admission webhook denied the request", causes))
+    assert (told.reason, told.lasting) == ("InvalidWorkload", True)
     assert told.message == f"{ours}: {message}"
 
 
 def test_what_maps_to_nothing_keeps_its_place() -> None:
-    told = refused(422, "Invalid", "x", [{"field": "metadata.name", "message": "too long"}])
+    told = refused(ApiError(422, "Invalid", "x", [{"field": "metadata.name", "message": "too long"}]))
     assert told.message == "metadata.name: too long"
 
 
 def test_an_unknown_field_is_refused_at_once_by_strict_validation() -> None:
-    told = refused(400, "BadRequest", 'strict decoding error: unknown field "spec.runStrategi"')
+    told = refused(ApiError(400, "BadRequest", 'strict decoding error: unknown field "spec.runStrategi"', []))
     assert told.reason == "InvalidWorkload"
     assert "runStrategi" in told.message
 
@@ -52,13 +94,13 @@ def test_an_unknown_field_is_refused_at_once_by_strict_validation() -> None:
     ("http", "reason", "message", "ours"),
     [
         (403, "Forbidden", "pods is forbidden: exceeded quota: q, requested: memory=1Gi", "QuotaExceeded"),
-        (403, "Forbidden", 'User "x" cannot patch resource "virtualmachines"', "Refused"),
-        (404, "NotFound", "the server could not find the requested resource", "RuntimeMissing"),
-        (422, "VMIEditDenied", "update of VMI object is restricted", "Refused"),
+        (403, "Forbidden", 'User "x" cannot patch resource "virtualmachines"', "Forbidden"),
+        (404, "NotFound", "the server could not find the requested resource", "ApiError"),
+        (403, "Forbidden", "admission webhook denied the request: not on Fridays", "Refused"),
     ],
 )
 def test_other_refusals_say_whether_waiting_helps(http: int, reason: str, message: str, ours: str) -> None:
-    told = refused(http, reason, message)
+    told = refused(ApiError(http, reason, message, []))
     assert told.reason == ours
     assert message in told.message
 
@@ -69,7 +111,7 @@ def test_a_field_of_somebody_else_is_named_and_left_alone() -> None:
         "field": ".spec.runStrategy",
         "message": 'conflict with "kubectl"',
     }
-    told = refused(409, "Conflict", "Apply failed with 1 conflict", [cause])
+    told = refused(ApiError(409, "Conflict", "Apply failed with 1 conflict", [cause]))
     assert told.reason == "OwnedByOthers"
     assert ".spec.runStrategy" in told.message
     assert "kubectl" in told.message

@@ -1,0 +1,20 @@
+"""One cluster's worker for most tests, over a namespace that no other test uses; others start their own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.cluster.any_cluster import AnyCluster
+from tests.vim.cluster.field import Field
+from tests.vim.site import Site
+
+
+@pytest.fixture
+async def field(site: Site, kubernetes: AnyCluster, namespace: str) -> AsyncIterator[Field]:
+    """A worker of the fast tier."""
+    made = Field(site, kubernetes, namespace)
+    made.start()
+    yield made
+    made.stop()
