@@ -252,10 +252,12 @@ class Fleet:
             drop("offer", ~offered[kinds])
         if stands.any():
             drop("taint", stands[kinds])
-        need = needed[kinds]
+        alike = bool(len(needed)) and bool((needed == needed[0]).all())
+        need: Any = needed[0] if alike else needed[kinds]
         cpu = request.resources.cpu or 0.0
-        drop("cpu", cpu > self.free_cpu(used, pods[kinds]) + CRUMB)
-        drop("memory", need > self.free_memory(used, pods[kinds]))
+        by_pods = pods[kinds] if pods.any() else pods
+        drop("cpu", cpu > self.free_cpu(used, by_pods) + CRUMB)
+        drop("memory", need > self.free_memory(used, by_pods))
         drop("available", need > self._numbers("memory.available")[:used])
         for port in [port.host_port for port in request.ports if port.host_port]:
             taken = np.zeros(used, np.bool_)
