@@ -204,4 +204,10 @@ def _hold_against_the_reference(heard: Heard, mc: str) -> None:
             continue
         problems = _problems(Draft202012Validator(SCHEMAS[channel.data.event_type]), json.loads(payload))
         assert problems == [], (subject, payload)
-    assert kinds == {channel.name for channel in CHANNELS} - {"reading", "cancel", "heartbeat", "cluster", "trouble"}
+    assert kinds == {channel.name for channel in CHANNELS} - {
+        "reading",
+        "cancel",
+        "heartbeat",
+        "cluster",
+        "trouble",
+    }
