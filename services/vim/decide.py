@@ -353,6 +353,7 @@ class Decider:
                 "message": "" if whole else choice.message,
                 "query": found.query,
                 "candidates": choice.candidates,
+                "further": choice.further,
                 "rejected": [*found.rejected, *choice.rejected],
                 "placements": placements,
                 "coverage": found.coverage,
@@ -484,6 +485,7 @@ def fitting(decision: Decision, most: int) -> Decision:
         decision = decision.model_copy(
             update={
                 "candidates": decision.candidates[:keep],
+                "further": None,
                 "rejected": [
                     group.model_copy(
                         update={"nodes": group.nodes[:keep], "count": group.count or len(group.nodes)}
@@ -525,7 +527,7 @@ def _reasons(decision: Decision) -> set[tuple[str | None, str, str]]:
 def _scheduled(choice: Choice, decision: Decision) -> Verdict:
     where = ", ".join(sorted({f"{p.node} ({p.runtime})" for p in choice.placements})[:20])
     best = f", score {choice.candidates[0].score:g}" if choice.candidates else ""
-    nodes = f"{len(choice.candidates)} of {decision.considered} nodes could run it"
+    nodes = f"{choice.able} of {decision.considered} nodes could run it"
     return Verdict(
         "scheduled", "Placed", f"on {where}: {nodes}{best}" if where else "no replicas asked for", []
     )
