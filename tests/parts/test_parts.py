@@ -314,13 +314,7 @@ def test_a_missing_part_is_told_in_a_table_and_fails_in_ci(
     test.write_text(
         textwrap.dedent("""
             from tests.conftest import *
-            from tests.parts.cni import CniPlugins
-from tests.parts.containerd import Containerd
-from tests.parts.debian import DebianPart
-from tests.parts.etcd import Etcd
-from tests.parts.go import GoPart
-from tests.parts.kubernetes import KubernetesNode, KubernetesServers
-from tests.parts.kwok import Kwok
+            from tests.parts.debian import DebianPart
 
             def test_it(part):
                 part(DebianPart("nothing", ("minicloud-no-such-package",), "usr/bin/no-such-program"))
