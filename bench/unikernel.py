@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from bench.figures import check, memory, say, table
+from bench.figures import WrongAnswer, check, memory, say, table
 from services.charagent import kvm
 from services.vim.worker.engine import Engine
 from services.vim.worker.settings import EngineSettings
@@ -128,10 +128,9 @@ async def _one(engine: Engine, made: Workload) -> tuple[float, float]:
             while not (page := await _page(port)):
                 await asyncio.sleep(0.002)
     except TimeoutError:
-        check(
-            holds=False,
-            what=f"no answer from the {made.runtime}: {engine.observe()} {engine.logs(made.workload, 20)}",
-        )
+        raise WrongAnswer(
+            f"no answer from the {made.runtime}: {engine.observe()} {engine.logs(made.workload, 20)}"
+        ) from None
     seconds = time.perf_counter() - begun
     check("hello" in page, f"{made.runtime} says {page!r}")
     pids = carrying(f"{MARKER}={engine.name}/", prefix=True)

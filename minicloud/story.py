@@ -41,8 +41,9 @@ def decision_lines(decision: Decision, *, most: int = 5) -> Iterator[str]:
     for candidate in decision.candidates[:most]:
         parts = ", ".join(f"{name} {value:g}" for name, value in candidate.scores.items())
         yield f"              candidate {candidate.node} ({candidate.runtime}): {candidate.score:g} = {parts}"
-    if len(decision.candidates) > most:
-        yield f"              and {len(decision.candidates) - most} more candidates"
+    able = len(decision.candidates) + (len(decision.further.nodes) if decision.further else 0)
+    if able > most:
+        yield f"              and {able - most} more candidates"
     for stays in decision.unmoved:
         yield f"              replica {stays.replica}: {stays.message}"
     for attempt in decision.attempts:

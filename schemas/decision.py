@@ -53,6 +53,14 @@ class Candidate(_Part):
     scores: dict[str, float] = {}
 
 
+class Further(_Part):
+    """Nodes that could run it, too, beyond the best: their names and scores, best first."""
+
+    runtime: RuntimeName
+    nodes: list[str]
+    scores: list[float]
+
+
 class Rejection(_Part):
     """Nodes that could not, and why: the attribute, what was wanted and what they had.
 
@@ -127,9 +135,10 @@ class Placement(_Part):
 class Decision(EventData):
     """Where a deployment runs and why: every candidate's score, every rejection's reason.
 
-    ``migrations`` is the revision of the last wish to migrate that it answers; ``unmoved`` are the
-    replicas that could not be moved as was wished, and why. ``preempts`` are replicas of others that make
-    room for it, until they have; ``preempted`` its own that made room, whether or not they found another place.
+    Of very many candidates the best say what their score is made of, those in ``further`` the score alone.
+    ``migrations`` is the revision of the last wish to migrate that it answers; ``unmoved`` are the replicas
+    that could not be moved as was wished, and why. ``preempts`` are replicas of others that make room for it,
+    until they have; ``preempted`` its own that made room, whether or not they found another place.
     """
 
     event_type: ClassVar[str] = "minicloud.deployment.decided.v1"
@@ -143,6 +152,7 @@ class Decision(EventData):
     query: dict[str, Any] = {}
     enforced: list[Enforcement] = []
     candidates: list[Candidate] = []
+    further: Further | None = None
     rejected: list[Rejection] = []
     placements: list[Placement] = []
     attempts: list[Attempt] = []

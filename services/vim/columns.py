@@ -19,6 +19,7 @@ from schemas.predicate import Condition
 Mask = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.intp]
 
+_REMEMBERED: Final = 64
 _COMPARE: Final[dict[str, Callable[[Any, Any], Any]]] = {
     "eq": np.equal,
     "lt": np.less,
@@ -89,6 +90,8 @@ class Codes:
         self.codes = np.zeros(capacity, np.int32)
         self.table: list[Any] = [None]
         self._code_of: dict[Any, int] = {None: 0}
+        #: What conditions came to since anything changed here, which is seldom: the same ones are asked over and over.
+        self._tested: dict[Condition, Mask] = {}
 
     def grow(self, capacity: int) -> None:
         """Make room for ``capacity`` rows."""
@@ -103,10 +106,20 @@ class Codes:
         if code is None:
             code = self._code_of[key] = len(self.table)
             self.table.append(value)
-        self.codes[row] = code
+        if code != self.codes[row]:
+            self.codes[row] = code
+            self._tested.clear()
 
     def test(self, condition: Condition, used: int) -> Mask:
-        """Which of the first rows match."""
+        """Which of the first rows match; not to be written to."""
+        mask = self._tested.get(condition)
+        if mask is None or len(mask) != used:
+            if len(self._tested) >= _REMEMBERED:
+                self._tested.clear()
+            mask = self._tested[condition] = self._test(condition, used)
+        return mask
+
+    def _test(self, condition: Condition, used: int) -> Mask:
         absent = condition.op == "exists" and not condition.value
         matching = [
             code

@@ -18,7 +18,7 @@ from schemas.event import now
 from services.vim.agenda import Having, Turn
 from services.vim.candidates import Candidates, Found
 from services.vim.ledger import Held, Ledger, Reserved
-from services.vim.lifecycle import Verdict
+from services.vim.lifecycle import STAYED, Verdict
 from services.vim.migrate import Moves, answer
 from services.vim.neighbours import Around, Other, around, reaches
 from services.vim.placement import Choice, place
@@ -188,7 +188,8 @@ class Decider:
                 placed = {}  # a generation begins whole
             stay = [p for p in decision.placements if p.replica in loose and p.replica not in placed]
             moved = [attempt for attempt in drifting if attempt.replica in placed]
-            draft = decision.model_copy(update={"attempts": _joined(tried, moved), "unmoved": []})
+            stayed = [attempt for attempt in attempts if attempt.reason in STAYED]
+            draft = decision.model_copy(update={"attempts": _joined(tried, moved), "unmoved": stayed})
             draft = self._with_prey(life, draft, choice if placed else Choice())
             placements = sorted([*kept, *stay, *placed.values()], key=lambda placement: placement.replica)
             whole = len(placements) == decision.request.replicas
@@ -352,6 +353,7 @@ class Decider:
                 "message": "" if whole else choice.message,
                 "query": found.query,
                 "candidates": choice.candidates,
+                "further": choice.further,
                 "rejected": [*found.rejected, *choice.rejected],
                 "placements": placements,
                 "coverage": found.coverage,
@@ -483,6 +485,7 @@ def fitting(decision: Decision, most: int) -> Decision:
         decision = decision.model_copy(
             update={
                 "candidates": decision.candidates[:keep],
+                "further": None,
                 "rejected": [
                     group.model_copy(
                         update={"nodes": group.nodes[:keep], "count": group.count or len(group.nodes)}
@@ -524,7 +527,7 @@ def _reasons(decision: Decision) -> set[tuple[str | None, str, str]]:
 def _scheduled(choice: Choice, decision: Decision) -> Verdict:
     where = ", ".join(sorted({f"{p.node} ({p.runtime})" for p in choice.placements})[:20])
     best = f", score {choice.candidates[0].score:g}" if choice.candidates else ""
-    nodes = f"{len(choice.candidates)} of {decision.considered} nodes could run it"
+    nodes = f"{choice.able} of {decision.considered} nodes could run it"
     return Verdict(
         "scheduled", "Placed", f"on {where}: {nodes}{best}" if where else "no replicas asked for", []
     )

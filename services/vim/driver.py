@@ -14,6 +14,7 @@ from bus.bus import Bus
 from schemas.decision import Decision, Placement
 from schemas.deployment import DeploymentRequest
 from schemas.workload import DesiredWorkload, workload_name
+from services.vim.neighbours import apart_from_itself
 from services.vim.state import Life, Place
 
 #: So many are choice enough, and a level stays small.
@@ -143,7 +144,7 @@ def _level(decision: Decision, placement: Placement, before: DesiredWorkload | N
         user=request.user,
         on_loss=request.on_loss,
         spread=request.spread,
-        apart=[one.over for one in request.apart if one.itself] if placement.cluster else [],
+        apart=sorted(apart_from_itself(decision.deployment, request)),
         tolerations=request.tolerations,
         priority=request.priority,
     )

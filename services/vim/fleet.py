@@ -13,9 +13,10 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import TypeAdapter
 
 from schemas.attributes import lookup
-from schemas.decision import Candidate, Placement, Rejection
+from schemas.decision import Candidate, Further, Placement, Rejection
 from schemas.deployment import DeploymentRequest
 from schemas.errors import InvalidQuery
 from schemas.node import RuntimeName
@@ -63,11 +64,16 @@ _ATTRIBUTE: Final = {
     "memory": "allocatable.memory",
     "available": "memory.available",
 }
+#: Reads a list of them in half the time that it takes to make one after the other.
+_CANDIDATES: Final = TypeAdapter(list[Candidate])
+#: So many candidates say what their score is made of.
+_IN_FULL: Final = 100
 _MOST_CANDIDATES: Final = 1000
 #: Beyond so many different values, nodes that fail the same condition are told together.
 _MOST_VALUES: Final = 40
 _MOST_NAMES: Final = 2000
 _FIRST: Final = 1024
+_NOTHING: Final = Reserved()
 
 
 @dataclass
@@ -86,7 +92,7 @@ class _Look:
 
     runtime: RuntimeName
     able: Rows
-    failed: dict[str | int, Rows]
+    failed: dict[str | int, Mask]
     offers: list[Offer | None]
     needed: npt.NDArray[np.float64]
     scores: npt.NDArray[np.float64]
@@ -104,8 +110,11 @@ class Fleet:
         self._kinds = np.zeros(_FIRST, np.intp)
         self._kind_of: dict[tuple[Any, ...], int] = {}
         self._examples: list[dict[str, Any]] = []
-        self._cpu = np.zeros(_FIRST)
-        self._memory = np.zeros(_FIRST)
+        self._free_cpu = np.zeros(_FIRST)
+        self._free_memory = np.zeros(_FIRST)
+        #: The part of its memory that is free, and what its load divides its score by.
+        self._part = np.zeros(_FIRST)
+        self._busy = np.ones(_FIRST)
         self._reserved: dict[str, Reserved] = {}
         self._ports: dict[int, dict[str, str]] = {}
         self._names: npt.NDArray[Any] = np.zeros(0, object)
@@ -128,8 +137,6 @@ class Fleet:
             self._rows.append({})
             if row >= self._capacity:
                 self._grow()
-            if node in self._reserved:
-                self.reserve(node, self._reserved[node])
         held = self._rows[row] = {**attributes, "name": node}
         kind = tuple(_frozen(held.get(name)) for name in _KIND)
         code = self._kind_of.get(kind)
@@ -139,6 +146,7 @@ class Fleet:
         self._kinds[row] = code
         for name, column_ in self._columns.items():
             column_.write(row, held.get(name))
+        self._weigh(row)
 
     def measure(self, node: str, values: Mapping[str, Any]) -> None:
         """What the index says now of attributes that change all the time."""
@@ -148,6 +156,7 @@ class Fleet:
             if value is not None:
                 self._rows[row][name] = value
                 self._columns[name].write(row, value)
+        self._weigh(row)
 
     def reserve(self, node: str, reserved: Reserved) -> None:
         """What all deployments hold on a node now."""
@@ -159,7 +168,17 @@ class Fleet:
         self._reserved[node] = reserved
         row = self._row_of.get(node)
         if row is not None:
-            self._cpu[row], self._memory[row] = reserved.cpu, reserved.memory
+            self._weigh(row)
+
+    def _weigh(self, row: int) -> None:
+        """What is left on a node and how good that is, whoever asks."""
+        node = self._rows[row]
+        reserved = self._reserved.get(node["name"], _NOTHING)
+        cores, memory = float(node.get("cpu.cores") or 0), float(node.get("memory.total") or 0)
+        self._free_cpu[row] = cores - reserved.cpu
+        self._free_memory[row] = memory - reserved.memory
+        self._part[row] = max(0.0, (memory or 1.0) - reserved.memory) / (memory or 1.0)
+        self._busy[row] = 1.0 + max(0.0, float(node.get("load.1m") or 0.0) / max(1.0, cores))
 
     # -- choosing --------------------------------------------------------------------------------
 
@@ -184,13 +203,13 @@ class Fleet:
         self._order()
         asked = parse_where(question(request)["where"])
         passed = np.ones(used, np.bool_)
-        unmatched: list[tuple[Predicate, Rows]] = []
+        unmatched: list[tuple[Predicate, Mask]] = []
         for part in conjuncts(asked):
             matching = self._test(part, used)
-            failing = passed & ~matching
+            failing = passed > matching  # passed, and not matching
             if failing.any():
-                unmatched.append((part, np.flatnonzero(failing)))
-                passed &= matching
+                unmatched.append((part, failing))
+                passed = passed & matching
         looks = []
         for runtime in request.runtimes:
             look = self._look(request, runtime, passed, used)
@@ -219,22 +238,26 @@ class Fleet:
             ]
         )
         pods = np.array([by is not None and by.driver == "kubernetes" for by in offers], np.bool_)
-        failed: dict[str | int, Rows] = {}
-        left = passed.copy()
+        failed: dict[str | int, Mask] = {}
+        left = passed
 
         def drop(why: str | int, failing: Mask) -> None:
-            rows = np.flatnonzero(left & failing)
-            if len(rows):
-                failed[why] = rows
-                left[rows] = False
+            nonlocal left
+            failing = failing & left
+            if failing.any():
+                failed[why] = failing
+                left = left & ~failing
 
-        drop("offer", ~offered[kinds])
+        if not offered.all():
+            drop("offer", ~offered[kinds])
         if stands.any():
             drop("taint", stands[kinds])
-        need = needed[kinds]
+        alike = bool(len(needed)) and bool((needed == needed[0]).all())
+        need: Any = needed[0] if alike else needed[kinds]
         cpu = request.resources.cpu or 0.0
-        drop("cpu", cpu > self.free_cpu(used, pods[kinds]) + CRUMB)
-        drop("memory", need > self.free_memory(used, pods[kinds]))
+        by_pods = pods[kinds] if pods.any() else pods
+        drop("cpu", cpu > self.free_cpu(used, by_pods) + CRUMB)
+        drop("memory", need > self.free_memory(used, by_pods))
         drop("available", need > self._numbers("memory.available")[:used])
         for port in [port.host_port for port in request.ports if port.host_port]:
             taken = np.zeros(used, np.bool_)
@@ -251,21 +274,21 @@ class Fleet:
 
     def free_cpu(self, used: int, pods: Mask) -> npt.NDArray[np.float64]:
         """Unreserved cores; of what the cluster would run, of those that it gives to pods."""
-        cores = np.nan_to_num(self._numbers("cpu.cores")[:used])
-        free = cores - self._cpu[:used]
+        free = self._free_cpu[:used]
         if pods.any():
+            cores = np.nan_to_num(self._numbers("cpu.cores")[:used])
             given = self._numbers("cluster.cpu")[:used]
             free = free - np.where(pods & ~np.isnan(given), np.maximum(0.0, cores - given), 0.0)
-        return np.asarray(free)
+        return free
 
     def free_memory(self, used: int, pods: Mask) -> npt.NDArray[np.float64]:
         """Unreserved bytes, likewise."""
-        memory = np.nan_to_num(self._numbers("memory.total")[:used])
-        free = memory - self._memory[:used]
+        free = self._free_memory[:used]
         if pods.any():
+            memory = np.nan_to_num(self._numbers("memory.total")[:used])
             given = self._numbers("cluster.memory")[:used]
             free = free - np.where(pods & ~np.isnan(given), np.maximum(0.0, memory - given), 0.0)
-        return np.asarray(free)
+        return free
 
     def _scores(
         self, request: DeploymentRequest, able: Rows, avoid: list[bool]
@@ -277,15 +300,11 @@ class Fleet:
             ((name, direction),) = key.items()
             parts[name] = _rounded(weight * self._ranked(name, able, ascending=direction == "asc"))
             weight /= 2
-        total = np.nan_to_num(self._numbers("memory.total")[able])
-        total[total == 0] = 1.0
-        free = np.maximum(0.0, total - self._memory[able]) / total
+        free = self._part[able]
         parts["pack" if request.pack else "room"] = _rounded(
             weight * (1 - free if request.pack else free) * 0.5
         )
-        cores = np.maximum(1.0, np.nan_to_num(self._numbers("cpu.cores")[able]))
-        load = np.nan_to_num(self._numbers("load.1m")[able]) / cores
-        parts["idle"] = _rounded(weight * 0.5 / (1.0 + np.maximum(0.0, load)))
+        parts["idle"] = _rounded(weight * 0.5 / self._busy[able])
         if any(avoid):
             away = np.array(avoid, np.bool_)[self._kinds[able]]
             if away.any():
@@ -352,6 +371,11 @@ class Fleet:
         names: list[str] = self._names[rows[np.argsort(self._rank[rows])]].tolist()
         return names
 
+    def in_order(self, rows: Rows) -> list[str]:
+        """The nodes in some rows, in their order."""
+        names: list[str] = self._names[rows].tolist()
+        return names
+
     def ranked(self, rows: Rows) -> Rows:
         """The place of each row in the order of names."""
         return self._rank[rows]
@@ -412,7 +436,7 @@ class Fleet:
         self._capacity *= 2
         for held in self._columns.values():
             held.grow(self._capacity)
-        for name in ("_kinds", "_cpu", "_memory"):
+        for name in ("_kinds", "_free_cpu", "_free_memory", "_part", "_busy"):
             before: npt.NDArray[Any] = getattr(self, name)
             grown = np.zeros(self._capacity, before.dtype)
             grown[: len(before)] = before
@@ -432,7 +456,7 @@ class Picked:
         request: DeploymentRequest,
         placements: list[Placement],
         looks: list[_Look],
-        unmatched: list[tuple[Predicate, Rows]],
+        unmatched: list[tuple[Predicate, Mask]],
     ) -> None:
         self.placements = placements
         self.considered = len(fleet)
@@ -444,13 +468,15 @@ class Picked:
     def explained(self) -> Choice:
         """Every candidate's score, and every other node's reason in each runtime that was looked at."""
         rejected = [group for look in self._looks for group in self._refused(look)]
-        return Choice(self.placements, self._candidates(self._looks[-1]), rejected)
+        candidates, further = self._candidates(self._looks[-1])
+        return Choice(self.placements, candidates, further, rejected)
 
     def unmatched(self) -> list[Rejection]:
         """The nodes that fail a condition, by the first that they fail and what they had."""
         told = []
         room = _MOST_NAMES
-        for part, rows in self._unmatched:
+        for part, failing in self._unmatched:
+            rows = np.flatnonzero(failing)
             about = part.attribute if isinstance(part, Condition) else None
             wanted = describe(part)
             for had, some in self._by_value(about, rows):
@@ -479,8 +505,12 @@ class Picked:
         places = np.array([groups.index(one) for one in shown])[at]
         return [(had, rows[places == number]) for number, had in enumerate(groups)]
 
-    def _candidates(self, look: _Look) -> list[Candidate]:
+    def _candidates(self, look: _Look) -> tuple[list[Candidate], Further | None]:
+        """The best with what their scores are made of, the others with their scores."""
         order = np.lexsort([self._fleet.ranked(look.able), -look.scores])[:_MOST_CANDIDATES]
+        # A cluster's scheduler chooses among those that are told in full.
+        full = _MOST_CANDIDATES if any(by and by.cluster for by in look.offers) else _IN_FULL
+        order, beyond = order[:full], order[full:]
         rows = look.able[order]
         parts = {
             name: np.broadcast_to(part, look.scores.shape)[order].tolist()
@@ -492,23 +522,27 @@ class Picked:
         for row, score, values in zip(rows.tolist(), look.scores[order].tolist(), each, strict=True):
             node, by = self._fleet.node(row), look.offers[kinds[row]]
             found.append(
-                Candidate.model_construct(
-                    node=node["name"],
-                    runtime=look.runtime,
-                    driver=by.driver if by else "host",
-                    cluster=by.cluster if by else None,
-                    engine=by.engine if by else None,
-                    score=score,
-                    scores=dict(zip(parts, values, strict=True)),
-                )
+                {
+                    "node": node["name"],
+                    "runtime": look.runtime,
+                    "driver": by.driver if by else "host",
+                    "cluster": by.cluster if by else None,
+                    "engine": by.engine if by else None,
+                    "score": score,
+                    "scores": dict(zip(parts, values, strict=True)),
+                }
             )
-        return found
+        further = None
+        if len(beyond):
+            names = self._fleet.in_order(look.able[beyond])
+            further = Further(runtime=look.runtime, nodes=names, scores=look.scores[beyond].tolist())
+        return _CANDIDATES.validate_python(found), further
 
     def _refused(self, look: _Look) -> list[Rejection]:
         """As a room would refuse each row."""
         refused: dict[Refusal, list[str]] = {}
-        for why, rows in look.failed.items():
-            for refusal, some in self._refusals(look, why, rows):
+        for why, failing in look.failed.items():
+            for refusal, some in self._refusals(look, why, np.flatnonzero(failing)):
                 refused.setdefault(refusal, []).extend(self._fleet.names(some))
         return rejections(look.runtime, refused)
 

@@ -107,6 +107,7 @@ def answer(
         told = {
             "query": found.query,
             "candidates": choice.candidates,
+            "further": choice.further,
             "rejected": [*found.rejected, *_not_asked_for(found, origin, to), *choice.rejected],
             "coverage": found.coverage,
             "considered": found.considered,

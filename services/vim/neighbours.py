@@ -74,13 +74,17 @@ def around(deployment: str, request: DeploymentRequest, others: Iterable[Other],
         for rule, values in together:
             if _names(rule, other.deployment, other.request):
                 values.update(_value(node, rule.over, value_of) for node in other.nodes)
-    itself = {rule.over for rule in request.apart if rule.itself or _names(rule, deployment, request)}
     return Around(
         apart,
         tuple((rule, frozenset(values - {None})) for rule, values in together),
-        frozenset(itself),
+        apart_from_itself(deployment, request),
         value_of,
     )
+
+
+def apart_from_itself(deployment: str, request: DeploymentRequest) -> frozenset[str]:
+    """The attributes over which the replicas of a request are apart from each other."""
+    return frozenset(rule.over for rule in request.apart if rule.itself or _names(rule, deployment, request))
 
 
 def reaches(request: DeploymentRequest) -> list[str]:

@@ -25,6 +25,12 @@ _HOST_ENGINES: Final[dict[str, str]] = {
 PAUSES: Final = frozenset({"kubevirt"})
 
 
+#: What boots a unikernel in a cluster, the better first.
+_UNIKERNEL_ENGINES: Final = tuple(
+    engine for engine in ENGINES if engine in ("urunc", "qemu-pod", "kernel-boot")
+)
+
+
 class Offer(NamedTuple):
     """Who makes a placement so, what runs it there, and why that one was chosen."""
 
@@ -54,7 +60,8 @@ def offer(request: DeploymentRequest, runtime: RuntimeName, node: dict[str, Any]
         }
         for engine, refusal in refusals.items():
             if refusal is None:
-                better = ENGINES[: ENGINES.index(engine)]
+                better = _UNIKERNEL_ENGINES if runtime == "unikernel" else ()
+                better = better[: better.index(engine)] if engine in better else ()
                 others = {other: node.get(f"cluster.without.{other}") for other in better} | refusals
                 told = [f"no {other}: {no}" for other, no in others.items() if no]
                 reason = "; ".join([f"{engine} of cluster {cluster}", *told])
@@ -139,6 +146,8 @@ def _unikernel_cannot(request: DeploymentRequest, engine: str, node: dict[str, A
         return "pods mount no folders of a node (images.unikernel.folders)"
     if request.health and request.health.console is not None:
         return "a cluster reads no console (health.console)"
+    if engine == "kernel-boot" and (request.files or any(port.host_port for port in request.ports)):
+        return "KubeVirt gives a kernel no files, and pins no port of a node"
     if engine == "urunc":
         if node.get("acceleration") == "tcg":
             return "KVM does not work there"

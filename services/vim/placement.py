@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from schemas.decision import Attempt, Candidate, Placement, Preempted, Rejection
+from schemas.decision import Attempt, Candidate, Further, Placement, Preempted, Rejection
 from schemas.deployment import DeploymentRequest
 from schemas.node import RuntimeName
 from services.vim.ledger import Reserved
@@ -33,6 +33,7 @@ class Choice:
     Attributes:
         placements: of every replica that fits somewhere; all of them, or the most that can be had.
         candidates: who could run it in the winning runtime, best first.
+        further: who else could, where they are too many to tell what each score is made of.
         rejected: who could not, and why.
         message: why something was not placed, in a sentence.
         preempts: replicas of others that make room for these placements.
@@ -40,9 +41,15 @@ class Choice:
 
     placements: list[Placement] = field(default_factory=list)
     candidates: list[Candidate] = field(default_factory=list)
+    further: Further | None = None
     rejected: list[Rejection] = field(default_factory=list)
     message: str = ""
     preempts: list[Preempted] = field(default_factory=list)
+
+    @property
+    def able(self) -> int:
+        """How many nodes could run it."""
+        return len(self.candidates) + (len(self.further.nodes) if self.further else 0)
 
 
 def place(

@@ -37,6 +37,7 @@ def up(tier: str) -> None:
         sys.exit(f"it is up already: export KUBECONFIG={Cluster(keeper.clusters() / _name()).kubeconfig}")
     except PartMissing as missing:
         sys.exit(f"no {tier} cluster on this machine: {missing}")
+    Progress.say(f"cluster: the control plane serves after {time.monotonic() - started:.1f} s; nodes come")
     try:
         cluster.add_tier_full() if tier == "full" else cluster.add_tier_fast()
     except BaseException:

@@ -200,7 +200,7 @@ class Cluster(AnyCluster):
         self.space.start(kwok, racks.command(Kwok().obtain(), admin, rack, index, self._pace))
         names = [node["metadata"]["name"] for node in made]
         self.space.wait_until(
-            lambda: self.ready_nodes(f"{racks.RACK}={rack}").issuperset(names), f"{rack} Ready", 60, [kwok]
+            lambda: self.ready_nodes(f"{racks.RACK}={rack}").issuperset(names), f"{rack} Ready", 180, [kwok]
         )
         return names
 
@@ -227,7 +227,7 @@ class Cluster(AnyCluster):
         """Start a real node for the first time, or after its power was cut; it is Ready when this returns."""
         node.start(self._plane, [images.pause(self.folder / "pause.tar")])
         node.space.wait_until(
-            lambda: node.name in self.ready_nodes(), f"{node.name} Ready", 60, ["containerd", "kubelet"]
+            lambda: node.name in self.ready_nodes(), f"{node.name} Ready", 180, ["containerd", "kubelet"]
         )
 
     def add_kinds(self, folder: Path) -> None:
@@ -267,7 +267,7 @@ class Cluster(AnyCluster):
             self._doors[address, port] = self.space.let_in(address, port)
         return f"127.0.0.1:{self._doors[address, port]}"
 
-    def wait_for_api(self, timeout: float = 60) -> None:
+    def wait_for_api(self, timeout: float = 120) -> None:
         """Wait until the API server says that it is ready."""
         self.space.wait_until(self._api_is_ready, "the API server", timeout, ["etcd", "apiserver"])
 

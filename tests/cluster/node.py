@@ -26,6 +26,8 @@ FIRST: Final = "real-1"
 PROGRAMS: Final = ("containerd", "kubelet", "kube-proxy")
 _SOCKET: Final = "/run/containerd.sock"
 _CGROUPS: Final = Path("/sys/fs/cgroup")
+#: What a kubelet wants of a unified hierarchy, where it is offered.
+_CONTROLLERS: Final = {"cpu", "cpuset", "hugetlb", "memory", "pids"}
 #: Settings of the one kernel that a kubelet writes; and what it wants there, so that it is content.
 KERNEL: Final = {
     "vm/overcommit_memory": "1",
@@ -173,9 +175,11 @@ class Node:
         group = self._cgroup()
         if (_CGROUPS / "cgroup.controllers").exists():
             (_CGROUPS / group).mkdir(parents=True, exist_ok=True)
+            offered = (_CGROUPS / "cgroup.controllers").read_text().split()
             for parent in (_CGROUPS, (_CGROUPS / group).parent):
-                for controller in (_CGROUPS / "cgroup.controllers").read_text().split():
-                    (parent / "cgroup.subtree_control").write_text(f"+{controller}")
+                switch = parent / "cgroup.subtree_control"
+                for controller in _CONTROLLERS & set(offered) - set(switch.read_text().split()):
+                    switch.write_text(f"+{controller}")
             return
         for hierarchy in _CGROUPS.iterdir():
             if hierarchy.is_symlink() or hierarchy.name == "unified" or not hierarchy.is_dir():

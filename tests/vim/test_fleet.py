@@ -190,6 +190,19 @@ def test_a_thousand_of_any_memory_are_told_together_and_cut_to_what_can_be_read(
     (group,) = picked.explained().rejected
     assert group.count == 2999
     assert group.reason == "memory 1MiB to 2.929GiB unreserved < 2.93GiB"
+    everywhere = fleet.choose(request())
+    assert everywhere
+    choice = everywhere.explained()
+    assert choice.further
+    assert len(choice.candidates) == 100
+    assert choice.able == 1000, "as many as a message holds"
+    plain = plainly(
+        request(), [{**node(f"n{at:04}", memory=(at + 1) * MIB), **GOOD} for at in range(3000)], Ledger()
+    )
+    assert [one.node for one in choice.candidates] + choice.further.nodes == [
+        one.node for one in plain.candidates[:1000]
+    ]
+    assert choice.further.scores == [one.score for one in plain.candidates[100:1000]]
     only = fleet.choose(request(where={"label.serial": "s7"}))
     assert only
     (other,) = only.unmatched()

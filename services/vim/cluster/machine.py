@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from schemas.workload import DesiredWorkload
+from services.vim.cluster.kernel_boot import boot_unikraft
 from services.vim.cluster.names import DEPLOYMENT
 from services.vim.overhead import processors
 
@@ -153,6 +154,8 @@ def _domain(level: DesiredWorkload) -> dict[str, Any]:
     if level.cpu is not None:
         amount = f"{math.ceil(level.cpu * 1000)}m"
         domain["resources"] = {"requests": {"cpu": amount}, "limits": {"cpu": amount}}
+    if level.runtime == "unikernel":
+        return boot_unikraft(domain, level)
     if kernel := level.image.get("image"):
         boot: dict[str, Any] = {"container": {"image": kernel, "kernelPath": _KERNEL, "initrdPath": _INITRD}}
         words = [*(f"{key}={value}" for key, value in level.env.items()), *level.image.get("arguments", ())]

@@ -68,13 +68,11 @@ def refused(error: ApiError) -> Refusal:
     """What an answer of the API server means; what no waiting cures says which field has to change."""
     if _UNKNOWN_FIELD in error.message:  # by server-side apply this is an error of the server, HTTP 500
         return Refusal("InvalidWorkload", error.message, lasting=True)
-    if error.http not in (400, 422) or error.owners or error.reason not in ("Invalid", "BadRequest", ""):
+    causes = [cause for cause in error.causes if cause.get("field")]
+    if error.http != 422 or not causes:  # a site's policy names no field, and may be lifted
         return refusal_of(error)
-    problems = [
-        _named(str(cause.get("field") or ""), str(cause.get("message") or ""))
-        for cause in error.causes[:_MOST]
-    ]
-    return Refusal("InvalidWorkload", "; ".join(problems) or _named("", error.message), lasting=True)
+    problems = [_named(str(cause["field"]), str(cause.get("message") or "")) for cause in causes[:_MOST]]
+    return Refusal("InvalidWorkload", "; ".join(problems), lasting=True)
 
 
 def failure_of(condition: dict[str, Any]) -> Refusal:

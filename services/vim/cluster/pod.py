@@ -262,16 +262,15 @@ def tolerations(level: DesiredWorkload) -> list[Object]:
         {"key": f"node.kubernetes.io/{taint}", "operator": "Exists", "effect": "NoExecute", **patience}
         for taint in ("not-ready", "unreachable")
     ]
-    stood = [one.written() for one in level.tolerations]
-    # Who stands everything is not bound by that to a node that is away.
-    keyed = [one for one in stood if "key" in one or one.get("effect") not in (None, "NoExecute")]
+    # What the request stands comes beside it; that it stands everything does not bind it to a node that is away.
+    asked = [one.written() for one in level.tolerations if one.key or one.effect not in (None, "NoExecute")]
     every = [
         {"operator": "Exists", "effect": effect}
-        for one in stood
-        if "key" not in one and "effect" not in one
+        for one in level.tolerations
+        if one.key is None and one.effect is None
         for effect in ("NoSchedule", "PreferNoSchedule")
     ]
-    return [*away, *keyed, *every]
+    return [*away, *asked, *every]
 
 
 def affinity(places: Places, machines: Machines) -> Object:

@@ -30,6 +30,11 @@ class ClusterSettings(Settings):
     expose: Literal["node-port", "cluster-ip"] = Field(
         default="node-port", description="whether ports are reached on the nodes, or inside the cluster only"
     )
+    unikernel_engines: str = Field(
+        default="urunc,qemu-pod",
+        pattern=r"^(urunc|qemu-pod|kernel-boot)( *, *(urunc|qemu-pod|kernel-boot))*$",
+        description="what may boot unikernels; kernel-boot, by KubeVirt, where its emulatedMachines list pc*",
+    )
     urunc_class: str = Field(default="urunc", description="the RuntimeClass of urunc")
     kvm_resource: str = Field(
         default="devices.kubevirt.io/kvm", description="the resource by which nodes offer their KVM device"

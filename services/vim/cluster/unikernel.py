@@ -8,10 +8,11 @@ annotations are made here and nowhere else: what a tenant writes reaches them as
 from __future__ import annotations
 
 import base64
-from typing import Any, Final
+from typing import Final
 
 from schemas.workload import DesiredWorkload
 from services.vim.cluster.api import SECRETS, Object
+from services.vim.cluster.kernel_boot import KERNEL, arguments_of
 from services.vim.cluster.kind import Wanted
 from services.vim.cluster.names import DEPLOYMENT, Ours, digest
 from services.vim.cluster.pod import container_of
@@ -20,19 +21,15 @@ from services.vim.cluster.settings import ClusterSettings
 from services.vim.overhead import overhead_of
 from services.vim.urunc import urunc_annotations, urunc_cannot
 from services.vim.worker.cpio import archive
-from services.vim.worker.kernel import parameter_of, parts_of, unikernel_line, unikernel_start, word_of
+from services.vim.worker.kernel import parameter_of, parts_of, unikernel_start, word_of
 from services.vim.worker.machine import hardware, network
-from services.vim.worker.runtime import expand
 from services.vim.worker.workload import MIB, CannotRun, File
 
-KERNEL: Final = "/unikraft/bin/kernel"
 _GUEST_MEMORY: Final = 64 * MIB
 _RUN: Final = "/run/minicloud"
 _FILES: Final = "/run/files"
 #: What Kubernetes holds in one Secret, with room for what is around it.
 _MOST_FILES: Final = 1_000_000
-#: Where KubeVirt's masquerade puts a guest, and who it asks.
-_IN_KUBEVIRT: Final = "10.0.2.2/24:10.0.2.1"
 
 
 def in_qemu(level: DesiredWorkload, settings: ClusterSettings, ours: Ours) -> Body:
@@ -80,23 +77,9 @@ def in_urunc(level: DesiredWorkload, settings: ClusterSettings) -> Body:
         )
     container = container_of(level, settings)
     container["env"] = [{"name": name, "value": _itself(value)} for name, value in level.env.items()]
-    _, arguments = parts_of(_arguments(level))
+    _, arguments = parts_of(arguments_of(level))
     told = urunc_annotations(KERNEL, " ".join(map(word_of, arguments)))
     return Body(container, spec={"runtimeClassName": settings.urunc_class}, annotations=told)
-
-
-def boot_by_kubevirt(level: DesiredWorkload, machine: Object) -> Object:
-    """A VirtualMachine, as :mod:`services.vim.cluster.machine` makes it, that boots a Unikraft kernel.
-
-    Its network card works on a board of type ``pc`` with the older virtio only, which the site must allow.
-    """
-    domain: dict[str, Any] = machine["spec"]["template"]["spec"]["domain"]
-    line = unikernel_line(level.workload, level.env, _arguments(level), address=_IN_KUBEVIRT)
-    container = {"image": level.image["image"], "kernelPath": KERNEL}
-    domain["machine"] = {"type": "pc"}
-    domain["firmware"] = {"kernelBoot": {"container": container, "kernelArgs": line}}
-    domain["devices"] = {**domain["devices"], "useVirtioTransitional": True}
-    return machine
 
 
 def _words(level: DesiredWorkload, memory: int) -> dict[str, str]:
@@ -113,17 +96,12 @@ def _words(level: DesiredWorkload, memory: int) -> dict[str, str]:
         "MINICLOUD_NAMES": " ".join(level.env),
         "MINICLOUD_ENV": " ".join(parameter_of(name, value) for name, value in level.env.items()),
     }
-    if given := _arguments(level):
+    if given := arguments_of(level):
         parameters, arguments = parts_of(given)
         found["MINICLOUD_ARGUMENTS"] = " ".join(map(word_of, arguments))
         if parameters:
             found["MINICLOUD_PARAMETERS"] = " ".join(map(word_of, parameters))
     return found
-
-
-def _arguments(level: DesiredWorkload) -> list[str]:
-    ports = {"PORT": str(level.ports[0].port)} if level.ports else {}
-    return expand([str(word) for word in level.image.get("arguments") or ()], {**level.env, **ports})
 
 
 def _files(level: DesiredWorkload, ours: Ours) -> Wanted:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.cluster.any_cluster import AnyCluster
+from tests.vim.cluster import rights
 from tests.vim.cluster.field import Field
 from tests.vim.site import Site
 
@@ -18,3 +19,14 @@ async def field(site: Site, kubernetes: AnyCluster, namespace: str) -> AsyncIter
     made.start()
     yield made
     made.stop()
+
+
+@pytest.fixture
+async def machines(site: Site, kubernetes: AnyCluster, namespace: str) -> AsyncIterator[Field]:
+    """A worker with no more rights than machines need, and little patience with migrations."""
+    made = Field(site, kubernetes, namespace)
+    made.kubeconfig = rights.give(kubernetes, namespace, "kubevirt.yaml")
+    made.start(MINICLOUD_MIGRATION_TARGET_TIMEOUT="4")
+    yield made
+    made.stop()
+    rights.take_back(kubernetes, namespace)

@@ -37,6 +37,7 @@ class Field:
         self.site = site
         self.cluster = cluster
         self.namespace = namespace
+        self.kubeconfig = cluster.kubeconfig
         self.name = name or f"k{secrets.token_hex(3)}"
         self.workers: list[PartProcess] = []
         self._credential: Credential | None = None
@@ -50,7 +51,7 @@ class Field:
             self._credential = stack.credentials.add("cluster", self.name)
         settings = {
             "MINICLOUD_CLUSTER": self.name,
-            "MINICLOUD_KUBECONFIG": str(kubeconfig or self.cluster.kubeconfig),
+            "MINICLOUD_KUBECONFIG": str(kubeconfig or self.kubeconfig),
             "MINICLOUD_NAMESPACE": self.namespace,
             "MINICLOUD_INSTANCE": instance,
             "MINICLOUD_BEAT": "2",

@@ -14,7 +14,7 @@ from services.vim.cluster.machine import (
     spec_hash,
     virtual_machine,
 )
-from services.vim.overhead import launcher_overhead, overhead_of
+from services.vim.overhead import OVERHEAD, launcher_overhead, overhead_of
 from tests.vim.cluster.machines import DISK, LABELS, MIB, level, metadata
 
 LONG = "#cloud-config\n" + "x" * 2048
@@ -155,5 +155,5 @@ def test_what_a_launcher_takes_is_kubevirts_formula(cpu: float | None, arch: str
 
 def test_only_kubevirts_guests_are_charged_a_launcher() -> None:
     assert overhead_of("vm", "kubevirt", 1) == launcher_overhead(1)
-    assert overhead_of("vm", "qemu", 1) == 64 * MIB
-    assert overhead_of("vm", None, None) == 64 * MIB
+    assert overhead_of("vm", "qemu", 1) == OVERHEAD["vm"]
+    assert overhead_of("vm", None, None) == OVERHEAD["vm"]

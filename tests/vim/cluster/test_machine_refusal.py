@@ -96,6 +96,7 @@ def test_an_unknown_field_is_refused_at_once_by_strict_validation() -> None:
         (403, "Forbidden", "pods is forbidden: exceeded quota: q, requested: memory=1Gi", "QuotaExceeded"),
         (403, "Forbidden", 'User "x" cannot patch resource "virtualmachines"', "Forbidden"),
         (404, "NotFound", "the server could not find the requested resource", "ApiError"),
+        (422, "Invalid", "ValidatingAdmissionPolicy 'p' denied request: not on Fridays", "Refused"),
         (403, "Forbidden", "admission webhook denied the request: not on Fridays", "Refused"),
     ],
 )

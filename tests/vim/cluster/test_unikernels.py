@@ -6,16 +6,19 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
+from pydantic import ValidationError
 
 from schemas.cluster import Allocatable, ClusterNode
 from schemas.deployment import DeploymentRequest, File, Health, Port
 from schemas.event import now
 from schemas.flatten import clustered
 from schemas.workload import DesiredWorkload
-from services.vim.cluster.kind import Around, Facts, Group, Observation, Want
+from services.vim.cluster.api import PODS
+from services.vim.cluster.kind import Around, Facts, Group, Observation, Seen, Want
+from services.vim.cluster.machine import virtual_machine
 from services.vim.cluster.names import Key, Ours
 from services.vim.cluster.settings import ClusterSettings
-from services.vim.cluster.unikernel import boot_by_kubevirt, in_qemu, in_urunc
+from services.vim.cluster.unikernel import in_qemu, in_urunc
 from services.vim.cluster.unikernels import Unikernels, _of_one_engine, _told
 from services.vim.offer import offer
 from services.vim.overhead import overhead_of
@@ -169,17 +172,41 @@ def test_what_urunc_would_tear_is_not_given_to_it(env: dict[str, str]) -> None:
 
 
 def test_kubevirt_boots_unikraft_on_the_board_that_its_card_works_on() -> None:
-    machine: dict[str, Any] = {"spec": {"template": {"spec": {"domain": {"devices": {"disks": []}}}}}}
-    domain = boot_by_kubevirt(level(env={"A": "b c"}, arguments=["x"]), machine)["spec"]["template"]["spec"][
-        "domain"
-    ]
+    asked = level("kernel-boot", env={"A": "b c"}, arguments=["x"])
+    made = virtual_machine(asked, {"name": "u-1", "labels": {}}, ["host"])
+    domain = made["spec"]["template"]["spec"]["domain"]
     assert domain["machine"] == {"type": "pc"}
-    assert domain["devices"] == {"disks": [], "useVirtioTransitional": True}
+    assert domain["devices"]["useVirtioTransitional"]
+    assert domain["devices"]["interfaces"][0]["masquerade"] == {}
     boot = domain["firmware"]["kernelBoot"]
     assert boot["container"] == {"image": IMAGE, "kernelPath": "/unikraft/bin/kernel"}
     found = read(boot["kernelArgs"])
     assert (found.argv, found.parameters["env.vars"]) == (["kernel", "x"], ["A=b c"])
     assert found.parameters["netdev.ip"] == ["10.0.2.2/24:10.0.2.1"]
+
+
+def test_pods_and_machines_of_one_deployment_lie_beside_each_other() -> None:
+    wants = {
+        0: Want(level("qemu-pod"), 1),
+        1: Want(level("kernel-boot", replica=1, workload="d-1"), 2),
+    }
+    group = Group(Key("d", "unikernel"), wants, [], [])
+    launcher = {"metadata": {"name": "virt-launcher-1", "labels": {"kubevirt.io": "virt-launcher"}}}
+    seen = Seen({PODS: [launcher]}, Nobody(), {}, 0.0)
+    kinds = [one.resource.kind for one in KIND.wanted(group, seen) if not one.keep]
+    assert kinds == ["Deployment", "VirtualMachine"]
+    assert set(KIND.observe(group, seen)) == {("n", 0), ("n", 1)}
+    assert list(KIND.remaining(group, seen)) == []
+
+
+class Nobody:
+    """A cluster whose nodes are not known."""
+
+    def by_node(self, node: str) -> None:
+        return None
+
+    def by_kubernetes(self, name: str) -> None:
+        return None
 
 
 # -- what a node offers --------------------------------------------------------------------------
@@ -297,6 +324,19 @@ def test_what_no_pod_can_do_is_left_to_the_nodes_own_qemu(asked: DeploymentReque
     found = offer(asked, "unikernel", attributes(machine(), **own))
     assert found is not None
     assert (found.driver, found.engine, reason in found.reason) == ("host", "qemu", True)
+
+
+def test_kubevirt_boots_them_only_where_the_site_says_so() -> None:
+    facts = Facts(groups=frozenset({"kubevirt.io"}))
+    node = {**machine(kvm=1), "metadata": {"labels": {"kubevirt.io/schedulable": "true"}}}
+    assert "unikernel_engines" in KIND.offer(node, facts).silent["kernel-boot"]
+    allowing = ClusterSettings(minicloud="mc", cluster="c", unikernel_engines="urunc, kernel-boot")
+    offered = Unikernels(Around(allowing, OURS)).offer(node, facts)
+    assert [runtime.engine for runtime in offered.runtimes] == ["kernel-boot"]
+    assert set(offered.silent) == {"urunc", "qemu-pod"}
+    assert overhead_of("unikernel", "kernel-boot", None) > 220 * MIB
+    with pytest.raises(ValidationError, match="unikernel_engines"):
+        ClusterSettings(minicloud="mc", cluster="c", unikernel_engines="firecracker")
 
 
 # -- what is told --------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import tarfile
 import urllib.request
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,14 @@ async def real_field(site: Site, loaded: Cluster, real_namespace: str) -> AsyncI
     made.stop()
 
 
-def page(cluster: Cluster, address: str, port: int, path: str = "/") -> str:
-    with urllib.request.urlopen(f"http://{cluster.reach(address, port)}{path}", timeout=5) as answer:
+def page(cluster: Cluster, address: str, port: int) -> str:
+    """What is served there; nothing where nothing answers."""
+    with (
+        suppress(OSError),
+        urllib.request.urlopen(f"http://{cluster.reach(address, port)}/", timeout=5) as answer,
+    ):
         return str(answer.read().decode())
+    return ""
 
 
 async def deploy(field: Field, word: str, image: str, **fields: Any) -> str:
@@ -73,9 +79,9 @@ async def test_it_serves_from_a_pod_and_the_decision_says_why_there(
     (replica,) = status.replicas
     assert (replica.engine, replica.cluster) == ("qemu-pod", real_field.name)
     (endpoint,) = replica.endpoints
-    assert page(loaded, endpoint["address"], endpoint["port"]).startswith(
-        'good "day" $(HOME) ] from a unikernel: '
-    )
+    # Each node's proxy learns of a ready pod a moment after everybody else.
+    said = await until(lambda: page(loaded, endpoint["address"], endpoint["port"]), "the page at the node")
+    assert said.startswith('good "day" $(HOME) ] from a unikernel: ')
     (pod,) = real_field.pods(name)
     assert page(loaded, pod["status"]["podIP"], 8080).startswith('good "day"')
     decision = real_field.site.decisions(name)[-1]
