@@ -79,6 +79,7 @@ def template(
     *,
     restart: str = "Always",
     volumes: Sequence[Object] = (),
+    placed: bool = True,
 ) -> Object:
     """The template of a level's pods.
 
@@ -91,6 +92,7 @@ def template(
         ours: our mark.
         restart: the pod's restart policy.
         volumes: of the pod.
+        placed: whether it names the nodes, which are no part of its :func:`core`.
     """
     spec: Object = {
         "containers": [container],
@@ -100,7 +102,7 @@ def template(
         "enableServiceLinks": False,
         "tolerations": tolerations(level),
         "affinity": {
-            "nodeAffinity": affinity(places, machines),
+            **({"nodeAffinity": affinity(places, machines)} if placed else {}),
             **({"podAntiAffinity": away} if (away := apart(level, places, machines, ours)) else {}),
         },
         **({"volumes": list(volumes)} if volumes else {}),

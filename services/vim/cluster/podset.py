@@ -194,10 +194,17 @@ class PodSet:
     def _identity(self, level: DesiredWorkload, body: Body, seen: Seen) -> str:
         """What pods of this level came from, whatever nodes they were given to choose from."""
         nodes = (level.node, *level.candidates)
-        return core(self._template(level, body, Places(nodes, nodes), seen))
+        return core(self._template(level, body, Places(nodes, nodes), seen, placed=False))
 
     def _template(
-        self, level: DesiredWorkload, body: Body, places: Places, seen: Seen, restart: str = "Always"
+        self,
+        level: DesiredWorkload,
+        body: Body,
+        places: Places,
+        seen: Seen,
+        restart: str = "Always",
+        *,
+        placed: bool = True,
     ) -> Object:
         made = template(
             level,
@@ -208,6 +215,7 @@ class PodSet:
             self._ours,
             restart=restart,
             volumes=body.volumes,
+            placed=placed,
         )
         made["spec"].update(body.spec)
         made["metadata"]["annotations"].update(body.annotations)
