@@ -6,12 +6,13 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 N ?= 100
+TIER ?= fast
 ONCE ?=
 
-.PHONY: help run test check lint bench fleet docs lock clean
+.PHONY: help run test check lint bench fleet cluster cluster-down docs lock clean
 
 help:  ## list the commands
-	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/run examples  ## everything up, one deployment from request to page; ONCE=1 ends after it
 	@$(PY) -m minicloud tour $(if $(ONCE),--once,)
@@ -34,6 +35,12 @@ bench: $(VENV)/test  ## every benchmark, each beside its peer; figures as in ben
 
 fleet: $(VENV)/run  ## a stack with N=100 simulated nodes, until Ctrl-C
 	@$(PY) -m minicloud up --fleet $(N)
+
+cluster: $(VENV)/test  ## a real Kubernetes on this machine; TIER=full with a real node and 500 simulated ones
+	@$(PY) -m tests.cluster up $(TIER)
+
+cluster-down:  ## end it; nothing of it is left
+	@[ ! -x $(PY) ] || $(PY) -m tests.cluster down
 
 docs: $(VENV)/test  ## regenerate docs/reference from schemas/
 	@$(PY) -m docs.generate

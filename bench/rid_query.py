@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from services.rid.liveness import Thresholds
 
 from bench.rid_peers import Columns, Dicts, DuckDb, Mongo, Peer, Polars, Row, Sqlite, frame_of
 from schemas.attributes import Value
@@ -34,7 +35,6 @@ from schemas.query import Query
 from schemas.sample import read_sample
 from services.rid.columns import ColumnIndex
 from services.rid.ingest import Ingest
-from services.rid.liveness import Thresholds
 from tests.parts.mongodb import MongoServer, named_server, own_database
 from tests.parts.part import PartMissing
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -18,7 +19,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from schemas.errors import Conflict, MinicloudError
+from bus.settings import Settings
+from schemas.errors import Conflict, InvalidDocument, MinicloudError
 
 if TYPE_CHECKING:
     from bus.frame import Frame
@@ -46,8 +48,10 @@ async def serve_http(frame: Frame[Any]) -> HttpServer:
 
     Raises:
         Conflict: the port is taken.
+        InvalidDocument: the certificate or its key cannot be used.
     """
     settings = frame.settings
+    encrypted = _encrypted(settings)
     family = socket.AF_INET6 if ":" in settings.http_host else socket.AF_INET
     # TCP by name: only then does asyncio switch off Nagle's algorithm, which holds back an answer's body
     # until the client has acknowledged its head, 40 ms later.
@@ -66,10 +70,35 @@ async def serve_http(frame: Frame[Any]) -> HttpServer:
     config = uvicorn.Config(
         _Application(frame), log_config=None, lifespan="off", access_log=False, timeout_graceful_shutdown=2
     )
+    if encrypted is not None:
+        config.load()
+        config.ssl = encrypted
     server = uvicorn.Server(config)
     task = asyncio.create_task(_serve(server, listener))
     host, port = listener.getsockname()[:2]
-    return HttpServer(server, task, f"http://{host}:{port}")
+    return HttpServer(server, task, f"{'https' if encrypted else 'http'}://{host}:{port}")
+
+
+def _encrypted(settings: Settings) -> ssl.SSLContext | None:
+    """How HTTP is encrypted; None where it is not."""
+    if settings.http_cert is None and settings.http_key is None:
+        return None
+    if settings.http_cert is None or settings.http_key is None:
+        missing = "http_cert" if settings.http_cert is None else "http_key"
+        raise InvalidDocument(
+            "the other half is missing", field=f"setting {missing}", expected="both http_cert and http_key"
+        )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(settings.http_cert, settings.http_key)
+    except OSError as error:  # ssl's own are OSErrors, too
+        raise InvalidDocument(
+            f"{settings.http_cert} and {settings.http_key} cannot be used: {error.strerror or error}",
+            field="setting http_cert",
+            expected="PEM files of a certificate and its key",
+        ) from None
+    return context
 
 
 async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
@@ -109,8 +138,8 @@ def _build(frame: Frame[Any]) -> Starlette:
         routes=[
             Route("/healthz", healthz),
             Route("/readyz", readyz),
-            Route("/metrics", metrics),
             *frame.routes,
+            Route("/metrics", metrics),  # after those of the service, which may have a page of its own
         ],
         exception_handlers={MinicloudError: _refuse, HTTPException: _http_error},
         middleware=[Middleware(_Unforeseen)],

@@ -24,6 +24,7 @@ log = structlog.get_logger("bus")
 LIFETIME: Final = 6.0
 _TRUST: Final = 4.5
 _RENEW: Final = 1.5
+_NOBODY: Final = ""
 
 
 class Lease:
@@ -67,10 +68,8 @@ class Lease:
         self._trusted_until = 0.0
         if self._revision:
             with suppress(MinicloudError):
-                await self._js.api(
-                    f"STREAM.MSG.DELETE.{self._stream}",
-                    {"seq": self._revision, "no_erase": True},
-                    timeout=1.0,
+                await self._js.publish(
+                    self._subject, _held_by(_NOBODY), new_id(), expect=self._revision, timeout=1.0
                 )
             self._revision = 0
 
@@ -83,7 +82,7 @@ class Lease:
         try:
             self._revision = await self._js.publish(
                 self._subject,
-                json.dumps({"holder": self._holder}).encode(),
+                _held_by(self._holder),
                 new_id(),
                 expect=self._revision,
                 timeout=_TRUST,
@@ -98,10 +97,10 @@ class Lease:
         return True
 
     async def _own_revision(self) -> int:
-        """The revision of the lease if our own former life holds it, which is dead; else 0."""
+        """The revision of the lease if our own former life holds it, which is dead, or nobody does; else 0."""
         with suppress(MinicloudError):
             stored = await self._js.last(self._stream, self._subject)
-            if stored and json.loads(stored[1])["holder"] == self._holder:
+            if stored and json.loads(stored[1])["holder"] in (_NOBODY, self._holder):
                 return stored[0]
         return 0
 
@@ -112,3 +111,7 @@ class Lease:
                 log.warning("lease lost", lease=self._subject)
                 self.lost.set()
                 return
+
+
+def _held_by(holder: str) -> bytes:
+    return json.dumps({"holder": holder}).encode()

@@ -14,12 +14,14 @@ from bus.streams import STREAMS, Stream, stream_name
 from schemas.errors import InvalidName
 from schemas.names import ANY, Subjects, token
 
-Role = Literal["admin", "service", "agent", "worker", "device", "user", "viewer", "fleet", "minicloud"]
+Role = Literal[
+    "admin", "service", "agent", "worker", "cluster", "device", "user", "viewer", "fleet", "minicloud"
+]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 
 # What readers may read; leases are the services' own affair.
 _READABLE: Final = tuple(stream for stream in STREAMS if stream.kind != "leases")
-_BY_SERVICES_AND_NODES: Final = ("characterizations", "metrics", "presence", "resources", "dead")
+_BY_SERVICES_AND_NODES: Final = ("characterizations", "metrics", "presence", "troubles", "resources", "dead")
 # The verbs of rid that tell and change nothing.
 _ASKING: Final = ("query", "node", "nodes", "attributes", "explain", "watch")
 # What an MQTT client needs so that the broker can deliver to it at QoS 1 and 2.
@@ -82,6 +84,11 @@ def consumer_name(role: Role, name: str) -> str:
     return f"{role}-{token(name, 'name')}"
 
 
+def lease_name(role: Role, name: str) -> str:
+    """The one lease that a cluster's workers share: of several one acts."""
+    return f"{role}-{token(name, 'name')}"
+
+
 def permissions(role: Role, name: str, minicloud: str, own_nodes: Iterable[str] = ()) -> Permissions:
     """What the credential ``role name`` may do in ``minicloud``.
 
@@ -101,6 +108,8 @@ def permissions(role: Role, name: str, minicloud: str, own_nodes: Iterable[str] 
             return _agent(subjects, name)
         case "worker":
             return _worker(subjects, name)
+        case "cluster":
+            return _cluster(subjects, name, own_nodes)
         case "device":
             return _device(subjects, name)
         case "fleet":
@@ -113,6 +122,7 @@ def permissions(role: Role, name: str, minicloud: str, own_nodes: Iterable[str] 
                 publish=(
                     subjects.request(),
                     subjects.cancel(),
+                    subjects.migrate(),
                     f"{subjects.root}.storage.>",
                     f"{subjects.root}.svc.>",
                 ),
@@ -191,6 +201,53 @@ def _worker(subjects: Subjects, name: str) -> Permissions:
             subjects.desired(name),
             subjects.observed(name),
             f"{subjects.root}.svc.worker.*.{token(name, 'node')}",
+            f"{inbox_prefix(user)}.>",
+        ),
+        answers=True,
+    )
+
+
+def _cluster(subjects: Subjects, name: str, own_nodes: Iterable[str]) -> Permissions:
+    """The worker of a cluster: it speaks for the cluster's nodes, whatever they are called.
+
+    Nodes with an agent of their own keep their own voice; what the cluster says of those is under subjects
+    that no agent has. It reads the levels of every node, since no wildcard says which are the cluster's.
+    """
+    user = user_name("cluster", name)
+    consumer = consumer_name("cluster", name)
+    reads: list[str] = []
+    for kind, filters in (
+        ("workloads", (subjects.desired(), subjects.observed())),
+        ("characterizations", (subjects.characterization(),)),
+        ("presence", (subjects.cluster(),)),
+    ):
+        stream = stream_name(subjects.minicloud, kind)
+        reads += [f"$JS.API.STREAM.INFO.{stream}", *_existing_consumer(stream, consumer)]
+        reads += [f"$JS.API.CONSUMER.CREATE.{stream}.{consumer}.{subject}" for subject in filters]
+    lease = lease_name("cluster", name)
+    return Permissions(
+        publish=(
+            subjects.characterization(),
+            subjects.metrics(),
+            subjects.presence(),
+            subjects.cluster(),
+            subjects.observed(),
+            subjects.dead("cluster"),
+            f"{subjects.root}.lease.{lease}",
+            f"$JS.API.DIRECT.GET.{stream_name(subjects.minicloud, 'leases')}.{subjects.root}.lease.{lease}",
+            *reads,
+        ),
+        publish_deny=tuple(
+            f"{subjects.root}.node.{node}.{aspect}"
+            for node in sorted(set(own_nodes))
+            for aspect in ("characterization", "metrics", "presence")
+        ),
+        subscribe=(
+            subjects.desired(),
+            subjects.observed(),
+            subjects.characterization(),
+            subjects.cluster(),
+            f"{subjects.root}.svc.cluster.*.{token(name, 'cluster')}",
             f"{inbox_prefix(user)}.>",
         ),
         answers=True,

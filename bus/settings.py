@@ -40,6 +40,8 @@ class Settings(BaseModel):
     ca: str | None = Field(default=None, description="PEM file; asks for TLS")
     http_host: str = "127.0.0.1"
     http_port: int | None = Field(default=None, description="health, metrics and API; none: no HTTP")
+    http_cert: Path | None = Field(default=None, description="PEM certificate; with it HTTP is encrypted")
+    http_key: Path | None = Field(default=None, description="PEM key of http_cert")
     log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
     log_format: Literal["json", "text"] = "json"
 
@@ -62,7 +64,7 @@ class Settings(BaseModel):
         except ValidationError as error:
             raise _by_setting(invalid(error, "settings"), cls.model_fields) from None
         if settings.password_file and not settings.password:
-            settings.password = _secret(settings.password_file)
+            settings.password = secret_in(settings.password_file, "password_file")
         return settings
 
     @field_validator("log_level", "log_format", mode="before")
@@ -93,7 +95,12 @@ def _from_file(path: str | None) -> dict[str, Any]:
         ) from None
 
 
-def _secret(path: Path) -> str:
+def secret_in(path: Path, setting: str) -> str:
+    """The secret in a file that a setting names.
+
+    Raises:
+        InvalidDocument: there is none.
+    """
     why = "it is empty"
     try:
         if secret := path.read_text().strip():
@@ -102,8 +109,8 @@ def _secret(path: Path) -> str:
         why = _why(error)
     raise InvalidDocument(
         f"{path} cannot be used: {why}",
-        field=f"setting password_file ({PREFIX}PASSWORD_FILE)",
-        expected="a file that holds the password and that this process may read",
+        field=f"setting {setting} ({PREFIX}{setting.upper()})",
+        expected="a file that holds the secret and that this process may read",
     )
 
 

@@ -66,10 +66,17 @@ class Stream:
 
 
 STREAMS: Final = (
-    Stream("characterizations", lambda s: [s.characterization()], last=5, max_bytes=32 * _MIB),
+    Stream(
+        "characterizations",
+        lambda s: [s.characterization()],
+        last=5,
+        max_bytes=32 * _MIB,
+        durables=("monitor",),
+    ),
     Stream("metrics", lambda s: [s.metrics()], max_age=15 * _MINUTE),
-    Stream("presence", lambda s: [s.presence(), s.worker()], last=1),
+    Stream("presence", lambda s: [s.presence(), s.worker(), s.cluster()], last=1),
     Stream("workloads", lambda s: [s.desired(), s.observed()], last=1),
+    Stream("troubles", lambda s: [s.trouble()], max_age=30 * _DAY, max_bytes=16 * _MIB, log=True),
     Stream("devices", lambda s: [s.reading()], max_age=60 * _MINUTE, max_bytes=32 * _MIB),
     Stream("resources", lambda s: [s.resource()], max_age=30 * _DAY, max_bytes=256 * _MIB, log=True),
     Stream(

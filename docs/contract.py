@@ -36,6 +36,7 @@ _MEAN: Final = ".mean."
 #: A request that says everything, but for what excludes each other.
 REQUEST: Final[dict[str, Any]] = {
     "name": "hello",
+    "labels": {"app": "web"},
     "runtimes": ["unikernel", "container", "process"],
     "images": {
         "unikernel": {"kernel": "./hello.elf"},
@@ -50,11 +51,16 @@ REQUEST: Final[dict[str, Any]] = {
     "where": {"region.city": "Athens", "gpu": True},
     "prefer": [{"load.5m": "asc"}],
     "spread": {"over": "rack"},
+    "apart": [{"labels": {"app": "db"}}, {"itself": True, "over": "rack"}],
+    "together": [{"deployment": "cache", "over": "region.city"}],
+    "tolerations": [{"key": "gpu", "operator": "Exists"}],
     "health": {"http": "/", "every": "5s"},
     "restart": "always",
     "onLoss": {"replaceAfter": "30s"},
     "user": "root",
     "priority": 10,
+    "preempt": "lower",
+    "paused": True,
 }
 
 #: The same question as a document and in the short form.

@@ -15,7 +15,9 @@ import yaml
 
 from docs.contract import contract
 from schemas import asyncapi, jsonschema
-from services.rid import openapi
+from services.monitor import openapi as monitor_openapi
+from services.rid import openapi as rid_openapi
+from services.vim import openapi as vim_openapi
 
 REFERENCE: Final = Path(__file__).parent / "reference"
 _VERSION: Final = "1.0.0"
@@ -40,9 +42,15 @@ def files() -> dict[str, str]:
     }
     for name, schema in jsonschema.documents().items():
         written[f"schemas/{name}.json"] = json.dumps(schema, indent=2) + "\n"
-    written["rid-openapi.json"] = (
-        json.dumps({"x-generated": jsonschema.GENERATED, **openapi.document()}, indent=2) + "\n"
-    )
+    apis = {
+        "monitor": monitor_openapi.document(),
+        "rid": rid_openapi.document(),
+        "vim": vim_openapi.document(),
+    }
+    for service, api in apis.items():
+        written[f"{service}-openapi.json"] = (
+            json.dumps({"x-generated": jsonschema.GENERATED, **api}, indent=2) + "\n"
+        )
     return written
 
 

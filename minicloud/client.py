@@ -23,28 +23,30 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 import structlog
 
 from bus.bus import Bus
+from bus.lifecycle import lifecycle
 from bus.merge import merged
+from bus.printed import follow_printed, last_printed
 from bus.standing import standing
 from bus.streams import stream_of
 from bus.watch import WatchItem
 from minicloud.connecting import Connecting, while_welcome
 from minicloud.site import Site
-from schemas.decision import FINAL_STATES, SETTLED_STATES, Decision, DeploymentStatus
+from schemas.decision import SETTLED_STATES, Decision, DeploymentStatus
 from schemas.deployment import Cancellation, DeploymentRequest
-from schemas.errors import InvalidDocument, NotFound, RequestTimeout, Unavailable
+from schemas.errors import InvalidDocument, RequestTimeout
 from schemas.event import read_document, read_event
 from schemas.query import Answer, Query
 from schemas.resource import ResourceChange
 from schemas.shortform import parse_shortform
-from schemas.workload import workload_name
+from schemas.verbs import Wished
 
 #: What of a deployment is awaited.
 Until = Literal["runs", "ends"]
@@ -114,8 +116,9 @@ class Minicloud:
     ) -> DeploymentStatus:
         """Publish a request and await that it runs, or cannot: the first of these states is returned.
 
-        ``running``, ``completed``, ``failed``, ``rejected``, ``unschedulable``, or ``stopped`` where somebody
-        cancelled it; until it ``ends``, any of these but ``running``. A request that is there already, with
+        ``running``, ``paused``, ``completed``, ``failed``, ``rejected``, ``unschedulable``, or ``stopped`` where
+        somebody cancelled it; until it ``ends``, any of these but ``running`` and ``paused``. A request that is
+        there already, with
         the same content, changes nothing: its status is returned.
 
         Args:
@@ -161,7 +164,7 @@ class Minicloud:
     @staticmethod
     def settled(status: DeploymentStatus, until: Until = "runs") -> bool:
         """Whether a status answers "did it come up?", or "how did it end?"."""
-        states = SETTLED_STATES if until == "runs" else SETTLED_STATES - {"running"}
+        states = SETTLED_STATES if until == "runs" else SETTLED_STATES - {"running", "paused"}
         return status.state in states or status.reason == "UpdateRejected"
 
     async def events(
@@ -206,6 +209,92 @@ class Minicloud:
         await self.bus.publish(
             self.bus.subjects.cancel(deployment), Cancellation(reason=reason), about=deployment
         )
+
+    async def scale(self, deployment: str, replicas: int) -> Wished:
+        """Wish for another number of replicas; nothing else of the request changes, whoever else changes it.
+
+        Raises:
+            NotFound: there is none of that id; names those that are like it.
+            Conflict: it was cancelled.
+            Unavailable: no vim answers.
+        """
+        return await self._wish("scale", deployment, replicas=replicas)
+
+    async def pause(self, deployment: str) -> Wished:
+        """Wish that every replica stands still where it is; raises as :meth:`scale`."""
+        return await self._wish("pause", deployment)
+
+    async def resume(self, deployment: str) -> Wished:
+        """Wish that every replica goes on; raises as :meth:`scale`."""
+        return await self._wish("resume", deployment)
+
+    async def migrate(
+        self,
+        deployment: str,
+        *,
+        replica: int | None = None,
+        origin: str | None = None,
+        to: str | None = None,
+        reason: str = "",
+    ) -> Wished:
+        """Wish that replicas run on another node; raises as :meth:`scale`, also for a replica or node that is not there.
+
+        Args:
+            deployment: its id.
+            replica: which one; all unless given.
+            origin: only what runs there.
+            to: the node to which; any other that fits unless given.
+            reason: why, for whoever reads it.
+        """
+        more = {"replica": replica, "from": origin, "to": to, "reason": reason or None}
+        return await self._wish(
+            "migrate", deployment, **{name: value for name, value in more.items() if value is not None}
+        )
+
+    async def _wish(self, verb: str, deployment: str, **more: Any) -> Wished:
+        answer = await self.bus.request("vim", verb, {"deployment": deployment, **more}, timeout=10.0)
+        return Wished.model_validate(answer)
+
+    async def whatif(self, document: dict[str, Any] | DeploymentRequest) -> Decision:
+        """What would be decided of a request now, with every candidate and rejection; nothing is done.
+
+        Raises:
+            InvalidDocument: it would be rejected; with every problem by field.
+            Unavailable: no vim answers, or the resource index does not.
+        """
+        request = (
+            document
+            if isinstance(document, DeploymentRequest)
+            else read_document(document, DeploymentRequest)
+        )
+        return Decision.model_validate(await self.bus.request("vim", "whatif", request, timeout=15.0))
+
+    async def life(
+        self, deployment: str, *, since: int | None = None, follow: bool = False
+    ) -> AsyncGenerator[tuple[int, DeploymentStatus | Decision], None]:
+        """The statuses and decisions of a deployment from its beginning, as far as they are kept, in order.
+
+        Args:
+            deployment: its id.
+            since: only those after this revision.
+            follow: go on with what comes, for ever.
+
+        Yields:
+            The revision of each, and what it says.
+
+        Raises:
+            TooOld: ``since`` is no longer kept.
+        """
+        async with aclosing(lifecycle(self.bus, deployment, since=since)) as told:
+            async for one in told:
+                if one.kind is None and not follow:
+                    return
+                # Something else may lie there; whoever met it first buried it.
+                with suppress(InvalidDocument):
+                    if one.kind == "status":
+                        yield one.revision, read_event(one.payload, DeploymentStatus).data
+                    elif one.kind == "decision":
+                        yield one.revision, read_event(one.payload, Decision).data
 
     async def deployments(self) -> list[dict[str, Any]]:
         """Every deployment with its state and replicas.
@@ -310,12 +399,8 @@ class Minicloud:
         Raises:
             NotFound: no such deployment or replica.
         """
-        lines: dict[str, list[str]] = {}
-        for entry in _replicas(await self.deployment(deployment), replica):
-            workload = workload_name(deployment, entry["replica"])
-            answer = await self._logs_of(workload, entry["node"], tail=tail)
-            lines[workload] = list(answer["lines"])
-        return lines
+        found = await last_printed(self.bus, deployment, replica=replica, tail=tail)
+        return {one.workload: one.lines for one in found}
 
     async def follow_logs(
         self, deployment: str, *, replica: int | None = None, tail: int = 100, every: float = 0.5
@@ -332,34 +417,9 @@ class Minicloud:
             NotFound: no such deployment or replica.
             Unavailable: no vim answers.
         """
-        read_to: dict[tuple[str, str], str] = {}
-        chosen = _replicas(await self.deployment(deployment), replica)
-        while True:
-            more = False
-            known = await self.deployment(deployment)
-            chosen = [r for r in known["replicas"] if replica is None or r["replica"] == replica] or chosen
-            for entry in chosen:
-                workload, node = workload_name(deployment, entry["replica"]), str(entry["node"])
-                after = read_to.get((workload, node))
-                try:
-                    answer = await self._logs_of(workload, node, tail=tail, after=after)
-                except (NotFound, Unavailable):
-                    continue  # not there yet, or its node is away: the next look tells
-                read_to[workload, node] = answer["position"]
-                more = more or answer["more"]
-                if answer["lines"]:
-                    yield workload, list(answer["lines"])
-            if known["state"] in FINAL_STATES and not more:
-                return
-            if not more:
-                await asyncio.sleep(every)
-
-    async def _logs_of(self, workload: str, node: str, **which: Any) -> dict[str, Any]:
-        wanted = {name: value for name, value in which.items() if value is not None}
-        answer: dict[str, Any] = await self.bus.request(
-            "worker", "logs", {"workload": workload, **wanted}, instance=node
-        )
-        return answer
+        following = follow_printed(self.bus, deployment, replica=replica, tail=tail, every=every)
+        async for workload, lines in following:
+            yield workload, lines
 
 
 def _read(document: dict[str, Any] | DeploymentRequest) -> tuple[DeploymentRequest, str]:
@@ -400,18 +460,6 @@ async def _in_order(
             decision = None
         while held and not (held[0].state in _DECIDED and held[0].generation > decided):
             yield held.pop(0)
-
-
-def _replicas(known: dict[str, Any], replica: int | None) -> list[dict[str, Any]]:
-    chosen = [r for r in known["replicas"] if replica is None or r["replica"] == replica]
-    if not chosen:
-        have = ", ".join(str(r["replica"]) for r in known["replicas"])
-        raise NotFound(
-            f"{known['deployment']} is {known['state']} and has "
-            f"{'no replicas' if replica is None else f'no replica {replica}'}",
-            expected=f"one of {have}" if have else None,
-        )
-    return chosen
 
 
 def connect(data: Path | str | None = None, *, timeout: float = 2.0) -> Connecting[Minicloud]:

@@ -53,6 +53,8 @@ STATE_COLOURS: Final = {
     "failed": "red",
     "rejected": "red",
     "stale": "yellow",
+    "paused": "yellow",
+    "migrating": "yellow",
     "degraded": "yellow",
     "unschedulable": "yellow",
     "unknown": "yellow",

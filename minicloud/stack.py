@@ -11,6 +11,7 @@ import asyncio
 import ctypes
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -55,12 +56,15 @@ class StackSettings:
         nats_port: 0 picks a free one and keeps it.
         mqtt_port: likewise.
         rid_port: HTTP port of rid; 0 picks a free one.
+        vim_port: HTTP port of vim; likewise.
+        monitor_port: HTTP port of the monitor, likewise; None runs none.
         tls: certificates; with them everything connects encrypted. Its ``ca`` is whom all of them trust,
             None is whom the system trusts.
         address: the name or address that other machines reach this one by, and that its certificate is
             for; None where none can.
         agent_options: passed on to the agent: labels, region, interval.
         allow_root: whether workloads whose request says so may run as root.
+        clusters: Kubernetes clusters that take workloads, too: each one's kubeconfig by its name.
         leaf_port: where other miniclouds may join; 0 picks a free one and keeps it, None lets nobody in.
         join: miniclouds to join, ``nats-leaf://host:port``.
         leaf_password_file: our secret there, one a line in the order of ``join``.
@@ -75,10 +79,13 @@ class StackSettings:
     nats_port: int = 0
     mqtt_port: int = 0
     rid_port: int = 0
+    vim_port: int = 0
+    monitor_port: int | None = None
     tls: Tls | None = None
     address: str | None = None
     agent_options: list[str] = field(default_factory=list)
     allow_root: bool = False
+    clusters: dict[str, Path] = field(default_factory=dict)
     leaf_port: int | None = None
     join: list[str] = field(default_factory=list)
     leaf_password_file: Path | None = None
@@ -191,7 +198,7 @@ class Stack:
             ca=self._ca,
             address=self.settings.address,
             node=self.settings.node,
-            http={"rid": f"http://127.0.0.1:{self.settings.rid_port}"},
+            http=self._http(),
         )
         self.site.save(self.data)
         return self.site
@@ -201,7 +208,8 @@ class Stack:
         self._stopping = True
         for watcher in self._watchers:
             watcher.cancel()
-        await self._processes.stop(["fleet", "worker", "agent", "vim", "rid"])
+        clusters = [_cluster_process(name) for name in self.settings.clusters]
+        await self._processes.stop(["fleet", *clusters, "worker", "agent", "monitor", "vim", "rid"])
         await asyncio.to_thread(self.broker.stop)
         if self.site is not None:  # else the file may be another's, whose folder this is
             (self.data / "stack.json").unlink(missing_ok=True)
@@ -221,18 +229,32 @@ class Stack:
     def _principals(self) -> list[tuple[str, str]]:
         node = self.settings.node
         principals = [("service", "rid"), ("service", "vim"), ("worker", node), ("agent", node)]
+        principals += [("service", "monitor")] if self.settings.monitor_port is not None else []
+        principals += [("cluster", name) for name in self.settings.clusters]
         principals += [("fleet", "local")] if self.settings.fleet else []
         return principals + ([("minicloud", self.settings.minicloud)] if self.settings.linked else [])
 
     def _declare(self) -> None:
         s = self.settings
         s.rid_port = s.rid_port or _free_port(self.data / "rid.port")
+        s.vim_port = s.vim_port or _free_port(self.data / "vim.port")
         python = [sys.executable, "-m"]
         link = self.data / "secrets" / user_name("minicloud", s.minicloud)
         links = {"MINICLOUD_LINK_PASSWORD_FILE": str(link)} if s.linked else {}
         rid = [*python, "services.rid"]
         self._add("rid", rid, "service", "rid", MINICLOUD_HTTP_PORT=str(s.rid_port), **links)
-        self._add("vim", [*python, "services.vim"], "service", "vim")
+        vim = [*python, "services.vim"]
+        self._add("vim", vim, "service", "vim", MINICLOUD_HTTP_PORT=str(s.vim_port))
+        if s.monitor_port is not None:
+            s.monitor_port = s.monitor_port or _free_port(self.data / "monitor.port")
+            self._add(
+                "monitor",
+                [*python, "services.monitor"],
+                "service",
+                "monitor",
+                MINICLOUD_HTTP_PORT=str(s.monitor_port),
+                MINICLOUD_API_PASSWORD_FILE=str(_secret(self.api_secret)),
+            )
         worker = [*python, "services.vim.worker", "--node", s.node, "--data", str(self.data / "worker")]
         worker += ["--stop-workloads", *(["--allow-root"] if s.allow_root else [])]
         self._add("worker", worker, "worker", s.node)
@@ -243,9 +265,24 @@ class Stack:
         agent += ["--password-file", str(self.data / "secrets" / f"agent.{s.node}")]
         agent += ["--data", str(self.data / "agent"), *s.agent_options]
         self._add("agent", agent, "agent", s.node)
+        for name, kubeconfig in s.clusters.items():
+            cluster = [*python, "services.vim.cluster", "--cluster", name, "--kubeconfig", str(kubeconfig)]
+            cluster += ["--allow-root"] if s.allow_root else []
+            self._add(_cluster_process(name), cluster, "cluster", name)
         if s.fleet:
             fleet = [*python, "minicloud", "fleet", str(s.fleet)]
             self._add("fleet", fleet, "fleet", "local")
+
+    @property
+    def api_secret(self) -> Path:
+        """The file with the password of the monitor's API."""
+        return self.data / "secrets" / "monitor-api"
+
+    def _http(self) -> dict[str, str]:
+        """Where the services' HTTP is, by their names."""
+        s = self.settings
+        ports = {"rid": s.rid_port, "vim": s.vim_port, "monitor": s.monitor_port}
+        return {name: f"http://127.0.0.1:{port}" for name, port in ports.items() if port is not None}
 
     def _add(self, name: str, arguments: list[str], role: str, principal: str, **more: str) -> None:
         user = f"{role}.{principal}"
@@ -360,6 +397,11 @@ class Processes:
             self._launch(service)
 
 
+def _cluster_process(name: str) -> str:
+    """What the process of a cluster's worker is called; its log, too."""
+    return f"cluster-{name}"
+
+
 def _die_with_parent(number: int) -> None:
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, number)
@@ -388,3 +430,12 @@ def _free_port(memory: Path) -> int:
         port = int(probe.getsockname()[1])
     memory.write_text(str(port))
     return port
+
+
+def _secret(path: Path) -> Path:
+    """A file with a secret; made when first asked for."""
+    if not path.exists():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_urlsafe(24) + "\n")
+    return path

@@ -9,7 +9,14 @@ import click
 
 from schemas.decision import Decision, DeploymentStatus
 
-_COLOURS = {"running": "green", "completed": "green", "rejected": "red", "failed": "red", "lost": "red"}
+_COLOURS = {
+    "running": "green",
+    "completed": "green",
+    "paused": "yellow",
+    "rejected": "red",
+    "failed": "red",
+    "lost": "red",
+}
 
 
 def status_line(status: DeploymentStatus) -> str:
@@ -29,18 +36,31 @@ def decision_lines(decision: Decision, *, most: int = 5) -> Iterator[str]:
     yield f"{_clock(decision.decided_at)}  {'decided':<13} {decision.outcome}, {decision.considered} nodes considered"
     for placement in decision.placements:
         engine = f" by {placement.acceleration}" if placement.acceleration else ""
-        yield f"              replica {placement.replica} on {placement.node} as {placement.runtime}{engine}"
+        moved = f", moved from {placement.moved_from}" if placement.moved_from else ""
+        yield f"              replica {placement.replica} on {placement.node} as {placement.runtime}{engine}{moved}"
     for candidate in decision.candidates[:most]:
         parts = ", ".join(f"{name} {value:g}" for name, value in candidate.scores.items())
         yield f"              candidate {candidate.node} ({candidate.runtime}): {candidate.score:g} = {parts}"
-    if len(decision.candidates) > most:
-        yield f"              and {len(decision.candidates) - most} more candidates"
+    able = len(decision.candidates) + (len(decision.further.nodes) if decision.further else 0)
+    if able > most:
+        yield f"              and {able - most} more candidates"
+    for stays in decision.unmoved:
+        yield f"              replica {stays.replica}: {stays.message}"
     for attempt in decision.attempts:
         yield f"              tried {attempt.node} ({attempt.runtime}): {attempt.reason}: {attempt.message}"
     for group in decision.rejected:
         names = ", ".join(group.nodes[:most]) + (", ..." if len(group.nodes) > most else "")
         runtime = f" as {group.runtime}" if group.runtime else ""
         yield f"              rejected {len(group.nodes)}{runtime}: {group.reason} ({names})"
+
+
+def decided_lines(decision: Decision) -> Iterator[str]:
+    """A decision at length, with what holds each field of its request to its word."""
+    yield from decision_lines(decision, most=20)
+    if decision.message:
+        yield f"              {decision.message}"
+    for held in decision.enforced:
+        yield f"              {held.field}: enforced by {held.by}"
 
 
 def endpoint_lines(status: DeploymentStatus) -> Iterator[str]:

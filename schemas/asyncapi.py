@@ -17,6 +17,7 @@ from schemas.names import TOKEN_PATTERN, topic
 _CLOUDEVENT: Final = "application/cloudevents+json"
 _JSON: Final = "application/json"
 _PARAMETERS: Final = {
+    "cluster": "The name of a Kubernetes cluster.",
     "minicloud": "The minicloud.",
     "node": "The node's name.",
     "workload": "A workload, <deployment>-<replica>.",
@@ -31,11 +32,13 @@ _ABOUT_PARTIES: Final[dict[Party, str]] = {
     "agent": "The agent of one node; by MQTT, under its own node's name only.",
     "fleet": "A simulator of many agents; by MQTT.",
     "worker": "The worker of one node; by NATS, under its own node's name only.",
+    "cluster": "The worker of a Kubernetes cluster; by NATS, for the nodes of its cluster.",
     "device": "A constrained device; by MQTT, under its own name only.",
     "user": "A person or program that deploys and reads; by NATS or MQTT.",
     "viewer": "A person or program that only reads; by NATS or MQTT.",
     "rid": "The resource index.",
     "vim": "The deployer.",
+    "monitor": "The monitor of nodes.",
     "service": "Any service.",
     "minicloud": "The resource index of another minicloud; by NATS, on the links between them only.",
 }

@@ -62,17 +62,34 @@ _STATIC: Final = (
     Attribute("kernel", "version", meaning="version of the kernel"),
     Attribute("k3s.role", "string", meaning="server or agent of a K3s cluster"),
     Attribute("rack", "string", meaning="configured rack"),
+    Attribute("taints", "set", meaning="its taints, from labels taint.<key>, such as gpu=yes:NoSchedule"),
     Attribute("runtimes", "set", meaning="process, container, vm, unikernel: what it can run"),
     Attribute("acceleration", "string", meaning="how it boots kernels: kvm or tcg"),
     Attribute("storage.worker", "bool", meaning="whether it takes part in the storage pool"),
-    Attribute("worker", "bool", meaning="whether its worker is ready for workloads"),
+    Attribute("worker", "bool", meaning="whether its worker, or its cluster's, is ready for workloads"),
     Attribute("worker.allow_root", "bool", meaning="whether workloads may run as root"),
     Attribute("worker.limits", "string", meaning="what enforces limits: cgroup-v1, cgroup-v2, none"),
+    Attribute("worker.runtimes", "set", meaning="what its own worker runs now"),
+    Attribute("cluster.name", "string", meaning="the Kubernetes cluster that it is part of"),
+    Attribute("cluster.node", "string", meaning="its name in Kubernetes"),
+    Attribute("cluster.ready", "bool", meaning="whether Kubernetes holds it for ready"),
+    Attribute("cluster.schedulable", "bool", meaning="whether it takes new pods"),
+    Attribute("cluster.taints", "set", meaning="its taints, such as gpu=yes:NoSchedule"),
+    Attribute("cluster.runtimes", "set", meaning="what its cluster runs there now"),
+    Attribute("cluster.allow_root", "bool", meaning="whether its cluster lets workloads be root"),
+    Attribute("cluster.acceleration", "string", meaning="how its cluster boots kernels: kvm or tcg"),
+    Attribute("cluster.cpu", "number", "cores", meaning="what its pods may take in all"),
+    Attribute("cluster.memory", "number", "B", meaning="what its pods may take in all"),
+    Attribute("cluster.pods", "number", meaning="how many pods it may run"),
 )
 _FAMILIES: Final = (
     Attribute("region.*", "string", meaning="configured region, such as region.city"),
     Attribute("software.*", "version", meaning="version of an installed program"),
     Attribute("label.*", "string", meaning="a label of the node"),
+    Attribute("cluster.engine.*", "set", meaning="what runs a runtime in its cluster, such as k3s"),
+    Attribute("cluster.without.*", "string", meaning="why its cluster runs nothing by an engine there"),
+    Attribute("cluster.label.*", "string", meaning="a label of the node in Kubernetes"),
+    Attribute("latency.*", "number", "s", dynamic=True, meaning="measured round trip to a place or node"),
 )
 _METRICS: Final = (
     Attribute("cpu.used", "number", "%", dynamic=True, meaning="busy CPU"),
@@ -141,7 +158,7 @@ def lookup(name: str, seen: Collection[str] = ()) -> Attribute | None:
         return None
     for prefix, family in FAMILIES.items():
         if name.startswith(prefix) and name != prefix:
-            return Attribute(name, family.kind, meaning=family.meaning)
+            return Attribute(name, family.kind, family.unit, family.dynamic, family.meaning)
     return Attribute(name, "number", dynamic=True, meaning="a metric of the node") if name in seen else None
 
 

@@ -14,9 +14,10 @@ from typing import Final, Literal, get_args
 
 from pydantic import BaseModel
 
+from schemas.cluster import ClusterNode
 from schemas.dead import DeadLetter
 from schemas.decision import Decision, DeploymentStatus
-from schemas.deployment import Cancellation, DeploymentRequest
+from schemas.deployment import Cancellation, DeploymentRequest, Migration
 from schemas.event import EventData
 from schemas.explained import AttributesSeen, Explanation
 from schemas.federation import Heartbeat
@@ -26,6 +27,7 @@ from schemas.node import Characterization, Measurement, Presence
 from schemas.query import Answer, Query
 from schemas.resource import ResourceChange
 from schemas.standing import Acknowledgement, Watched, Watching
+from schemas.trouble import NodeTrouble
 from schemas.verbs import (
     DeploymentDetail,
     Deployments,
@@ -33,17 +35,34 @@ from schemas.verbs import (
     ListDeployments,
     Logs,
     LogsRequest,
+    MigrateDeployment,
     Nothing,
     QueryParts,
+    ScaleDeployment,
     WhichDeployment,
     WhichNode,
+    Wished,
 )
 from schemas.workload import DesiredWorkload, ObservedWorkload, WorkerStatus
 
-#: Who speaks on the bus. ``rid`` and ``vim`` are services; ``service`` is any of them.
-Party = Literal["agent", "fleet", "worker", "device", "user", "viewer", "rid", "vim", "service", "minicloud"]
+#: Who speaks on the bus. ``rid``, ``vim`` and ``monitor`` are services; ``service`` is any of them.
+Party = Literal[
+    "agent",
+    "fleet",
+    "worker",
+    "cluster",
+    "device",
+    "user",
+    "viewer",
+    "rid",
+    "vim",
+    "monitor",
+    "service",
+    "minicloud",
+]
 PARTIES: Final[tuple[Party, ...]] = get_args(Party)
 _MQTT_ONLY: Final = frozenset({"agent", "fleet", "device"})
+_NODES_SPEAKERS: Final[tuple[Party, ...]] = ("agent", "fleet", "cluster")
 _EVERYBODY: Final[tuple[Party, ...]] = ("user", "viewer")
 
 
@@ -137,22 +156,43 @@ class Verb:
 
 
 CHANNELS: Final = (
-    Channel("characterization", Subjects.characterization, Characterization, ("agent", "fleet"), ("rid",)),
-    Channel("metrics", Subjects.metrics, Measurement, ("agent", "fleet"), ("rid",), qos=0),
-    Channel("presence", Subjects.presence, Presence, ("agent", "fleet"), ("rid", "vim", "agent", "fleet")),
-    Channel("worker", Subjects.worker, WorkerStatus, ("worker",), ("rid", "vim")),
-    Channel("desired", Subjects.desired, DesiredWorkload, ("vim",), ("worker", "rid", "vim")),
-    Channel("observed", Subjects.observed, ObservedWorkload, ("worker",), ("worker", "vim")),
+    Channel(
+        "characterization",
+        Subjects.characterization,
+        Characterization,
+        _NODES_SPEAKERS,
+        ("rid", "monitor", "cluster"),
+    ),
+    Channel("metrics", Subjects.metrics, Measurement, _NODES_SPEAKERS, ("rid", "monitor"), qos=0),
+    Channel(
+        "presence",
+        Subjects.presence,
+        Presence,
+        _NODES_SPEAKERS,
+        ("rid", "vim", "monitor", "agent", "fleet"),
+    ),
+    Channel("worker", Subjects.worker, WorkerStatus, ("worker",), ("rid", "vim", "monitor")),
+    Channel("cluster", Subjects.cluster, ClusterNode, ("cluster",), ("rid", "vim", "cluster")),
+    Channel("desired", Subjects.desired, DesiredWorkload, ("vim",), ("worker", "cluster", "rid", "vim")),
+    Channel(
+        "observed",
+        Subjects.observed,
+        ObservedWorkload,
+        ("worker", "cluster"),
+        ("worker", "cluster", "vim", "monitor"),
+    ),
+    Channel("trouble", Subjects.trouble, NodeTrouble, ("monitor",), ("monitor",)),
     Channel("reading", Subjects.reading, None, ("device",), (), bare=True),
     Channel("resource", Subjects.resource, ResourceChange, ("rid",), ("rid",)),
     Channel("request", Subjects.request, DeploymentRequest, ("user",), ("vim",), bare=True),
     Channel("cancel", Subjects.cancel, Cancellation, ("user",), ("vim",), bare=True),
+    Channel("migrate", Subjects.migrate, Migration, ("user",), ("vim",), bare=True),
     Channel("decision", Subjects.decision, Decision, ("vim",), ("vim",)),
     Channel("status", Subjects.status, DeploymentStatus, ("vim",), ("vim",), retained=True),
     Channel("question", Subjects.question, KeptQuery, ("rid",), ("rid",)),
     Channel("answer", Subjects.answer, None, ("rid",), ("device",), bare=True, retained=True),
     Channel("heartbeat", Subjects.heartbeat, Heartbeat, ("minicloud",), ("minicloud",), link=True),
-    Channel("dead", Subjects.dead, DeadLetter, ("service", "worker"), ()),
+    Channel("dead", Subjects.dead, DeadLetter, ("service", "worker", "cluster"), ()),
 )
 
 VERBS: Final = (
@@ -172,7 +212,19 @@ VERBS: Final = (
     Verb("rid", "kept", Nothing, KeptQueries, "The queries that are kept."),
     Verb("vim", "list", ListDeployments, Deployments, "All deployments with their states."),
     Verb("vim", "get", WhichDeployment, DeploymentDetail, "One deployment with its decision and status."),
+    Verb("vim", "scale", ScaleDeployment, Wished, "Another number of replicas; nothing else changes."),
+    Verb("vim", "migrate", MigrateDeployment, Wished, "Have replicas run on another node."),
+    Verb("vim", "pause", WhichDeployment, Wished, "Have every replica stand still where it is."),
+    Verb("vim", "resume", WhichDeployment, Wished, "Have them go on."),
+    Verb(
+        "vim",
+        "whatif",
+        DeploymentRequest,
+        Decision,
+        "What would be decided now; nothing is done or reserved.",
+    ),
     Verb("worker", "logs", LogsRequest, Logs, "What a workload printed.", instance="node"),
+    Verb("cluster", "logs", LogsRequest, Logs, "What a workload of a cluster printed.", instance="cluster"),
 )
 
 

@@ -8,7 +8,7 @@ rejected with the field, the reason and what would be accepted.
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, Field, StringConstraints, field_validator, model_validator
 
@@ -19,7 +19,15 @@ from schemas.node import RuntimeName
 from schemas.quantities import Bytes, Cores, Seconds
 
 Restart = Literal["always", "on-failure", "never"]
+TaintEffect = Literal["NoSchedule", "PreferNoSchedule", "NoExecute"]
+Preempt = Literal["never", "lower"]
+LabelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,126}$")]
+LabelValue = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
 EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
+#: The name of an object in Kubernetes.
+ObjectName = Annotated[str, StringConstraints(max_length=253, pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
+#: Fields that came after the first requests were kept; at their default they are no part of the identity.
+_YOUNGER: Final = frozenset({"paused", "labels", "apart", "together", "tolerations", "preempt"})
 _Text = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
@@ -56,6 +64,20 @@ class ContainerImage(Document):
         return self
 
 
+class Folder(Document):
+    """A folder of the node that a unikernel mounts, where the node's owner offers it.
+
+    Attributes:
+        folder: the folder on the node.
+        mount: where the unikernel finds it.
+        read_only: false to write to it, where the node's owner lets it.
+    """
+
+    folder: _Text
+    mount: Annotated[str, StringConstraints(pattern=r"^(/[A-Za-z0-9._-]+)+$", max_length=256)]
+    read_only: bool = Field(default=True, alias="readOnly")
+
+
 class KernelImage(Document):
     """A kernel that boots by itself: a file, an OCI layout or an image as Unikraft's tools make them.
 
@@ -64,8 +86,9 @@ class KernelImage(Document):
         initrd: its initial RAM disk.
         layout: the folder of an OCI layout.
         image: a reference in an OCI registry.
-        disk: the file of a disk image.
-        arguments: the kernel's command line.
+        disk: the file of a disk image, for a VM.
+        folders: folders of the node, for a unikernel.
+        arguments: the application's in a unikernel, the kernel's own in front of a `--`; the kernel's in a VM.
     """
 
     kernel: _Text | None = None
@@ -73,6 +96,7 @@ class KernelImage(Document):
     layout: _Text | None = None
     image: _Text | None = None
     disk: _Text | None = None
+    folders: list[Folder] = Field(default=[], max_length=8)
     arguments: list[_Text] = []
 
     @model_validator(mode="after")
@@ -81,12 +105,81 @@ class KernelImage(Document):
         return self
 
 
+class CloudInit(Document):
+    """What a guest's cloud-init finds at its first boot (NoCloud).
+
+    Attributes:
+        user_data: a script or a `#cloud-config`.
+        network_data: its network, version 1 or 2.
+    """
+
+    user_data: str | None = Field(default=None, min_length=1, max_length=256 * 1024, alias="userData")
+    network_data: str | None = Field(default=None, min_length=1, max_length=64 * 1024, alias="networkData")
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if self.user_data is None and self.network_data is None:
+            raise BrokenRule("it is empty", expected="userData, networkData or both")
+        return self
+
+
+class MachineImage(Document):
+    """What a virtual machine boots from: a kernel as it is, or a disk that brings its own.
+
+    Nodes boot kernels by their own QEMU; disks are booted by KubeVirt, where a cluster has it.
+
+    Attributes:
+        kernel: the file of a kernel.
+        initrd: its initial RAM disk.
+        layout: the folder of an OCI layout with a kernel inside.
+        image: a reference in an OCI registry, with a kernel inside.
+        disk: the file of a disk image, beside a kernel.
+        arguments: the kernel's command line.
+        container_disk: a reference in an OCI registry, with a bootable disk inside; what is written is lost at its end.
+        data_volume: a DataVolume of the cluster's site.
+        claim: a PersistentVolumeClaim of the cluster's site.
+        cloud_init: what the guest of a disk is told at its first boot.
+    """
+
+    kernel: _Text | None = None
+    initrd: _Text | None = None
+    layout: _Text | None = None
+    image: _Text | None = None
+    disk: _Text | None = None
+    arguments: list[_Text] = []
+    container_disk: _Text | None = Field(default=None, alias="containerDisk")
+    data_volume: ObjectName | None = Field(default=None, alias="dataVolume")
+    claim: ObjectName | None = None
+    cloud_init: CloudInit | None = Field(default=None, alias="cloudInit")
+
+    @property
+    def boots_a_disk(self) -> bool:
+        """Whether the kernel is on the disk, so that nobody outside gives it arguments."""
+        return bool(self.container_disk or self.data_volume or self.claim)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        _exactly_one(self, "kernel", "layout", "image", "container_disk", "data_volume", "claim")
+        wrong = [name for name in ("initrd", "disk", "arguments") if getattr(self, name)]
+        if self.boots_a_disk and wrong:
+            raise BrokenRule(
+                f"{', '.join(wrong)} cannot be given to a disk that brings its own kernel",
+                expected="a kernel, layout or image to boot, or none of these",
+            )
+        if self.cloud_init and not self.boots_a_disk:
+            raise BrokenRule(
+                "cloudInit needs a disk to boot", expected="containerDisk, dataVolume or claim beside it"
+            )
+        return self
+
+
 def _exactly_one(document: BaseModel, *fields: str) -> None:
-    given = [field for field in fields if getattr(document, field) is not None]
+    names = {field: type(document).model_fields[field].alias or field for field in fields}
+    given = [name for field, name in names.items() if getattr(document, field) is not None]
     if len(given) != 1:
         raise BrokenRule(
-            f"exactly one of {', '.join(fields)} is needed, got {', '.join(given) or 'none'}",
-            expected=f"one of {', '.join(fields)}",
+            f"exactly one of {', '.join(names.values())} is needed, got {', '.join(given) or 'none'}",
+            expected=f"one of {', '.join(names.values())}",
         )
 
 
@@ -97,13 +190,13 @@ class Images(Document):
         process: a program that the node has.
         container: a container.
         unikernel: an application that is its own kernel.
-        vm: a kernel with an operating system around it.
+        vm: a kernel with an operating system around it, or a disk that holds both.
     """
 
     process: ProcessImage | None = None
     container: ContainerImage | None = None
     unikernel: KernelImage | None = None
-    vm: KernelImage | None = None
+    vm: MachineImage | None = None
 
 
 class Resources(Document):
@@ -139,11 +232,13 @@ class File(Document):
         path: below the workload's folder, without `..`.
         content: text, at most 256 KiB.
         mode: permission bits as a number; 420 is 0644.
+        secret: whether a cluster keeps it as a Secret.
     """
 
     path: Annotated[str, StringConstraints(pattern=r"^/?[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$", max_length=512)]
     content: str = Field(max_length=256 * 1024)
     mode: int = Field(default=0o644, ge=0, le=0o777)
+    secret: bool = False
 
     @field_validator("path")
     @classmethod
@@ -190,6 +285,64 @@ class Spread(Document):
     over: Annotated[str, StringConstraints(min_length=1, max_length=128)]
 
 
+class Neighbour(Document):
+    """Replicas to keep away from, or to be beside of: of a deployment, of all with some labels, or its own.
+
+    Attributes:
+        deployment: one by its id.
+        labels: all that carry these labels, whatever else they carry.
+        itself: the replicas of this deployment.
+        over: the attribute that tells how far: on another `name`, another `rack`, another `region.city`.
+    """
+
+    deployment: Token | None = None
+    labels: dict[LabelName, LabelValue] | None = Field(default=None, min_length=1, max_length=16)
+    itself: Literal[True] | None = None
+    over: Annotated[str, StringConstraints(min_length=1, max_length=128)] = "name"
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        _exactly_one(self, "deployment", "labels", "itself")
+        return self
+
+    def __str__(self) -> str:
+        if self.itself:
+            return "another replica"
+        if self.deployment:
+            return f"deployment {self.deployment}"
+        return f"what is labelled {','.join(f'{key}={value}' for key, value in sorted((self.labels or {}).items()))}"
+
+
+class Toleration(Document):
+    """Taints that do not keep this deployment away, as Kubernetes has them.
+
+    Attributes:
+        key: of the taint; without it every taint, which needs the operator `Exists`.
+        operator: `Equal` compares the value, `Exists` takes any.
+        value: of the taint.
+        effect: of the taint; any unless given.
+    """
+
+    key: Annotated[str, StringConstraints(min_length=1, max_length=317)] | None = None
+    operator: Literal["Equal", "Exists"] = "Equal"
+    value: Annotated[str, StringConstraints(max_length=63)] = ""
+    effect: TaintEffect | None = None
+
+    @model_validator(mode="after")
+    def _can_match(self) -> Self:
+        if self.operator == "Exists" and self.value:
+            raise BrokenRule("Exists compares no value", field="value", expected="no value, or Equal")
+        if self.key is None and self.operator == "Equal":
+            raise BrokenRule(
+                "without a key there is nothing to equal", field="key", expected="a key, or operator: Exists"
+            )
+        return self
+
+    def written(self) -> dict[str, str]:
+        """As Kubernetes writes it."""
+        return self.model_dump(exclude_defaults=True)
+
+
 class OnLoss(Document):
     """What to do when a replica's node is lost.
 
@@ -222,6 +375,7 @@ class DeploymentRequest(EventData):
     Attributes:
         id: the deployment's id, in the subject too; the name unless given.
         name: what people call it.
+        labels: what others call it by when they want to be apart from it or together.
         runtimes: in order of preference; the first that fits somewhere wins.
         images: one image for each runtime named.
         resources: limits of one replica.
@@ -233,12 +387,17 @@ class DeploymentRequest(EventData):
         prefer: what ranks the nodes that meet them, the first before the second.
         spread: an attribute over whose values replicas are spread.
         pack: whether the fullest node that fits is preferred.
+        apart: what no replica may run beside; it holds for whoever comes later, too.
+        together: what each replica must run beside.
+        tolerations: taints of nodes that do not keep it away.
         data: buckets that it uses.
         health: how to tell that it serves.
         restart: when it ended: always again, only after a failure, or never, as a job.
         on_loss: what happens when its node is lost.
         user: `root` where the workload must be root and the node allows it; else an ordinary user.
         priority: who is placed first when not all fit at once; higher is sooner.
+        preempt: `lower` stops replicas of lower priority where there is no room otherwise.
+        paused: whether it stands still where it is, with its memory and its place kept.
     """
 
     model_config = Document.model_config
@@ -246,6 +405,7 @@ class DeploymentRequest(EventData):
 
     id: Token | None = None
     name: Token | None = None
+    labels: dict[LabelName, LabelValue] = Field(default={}, max_length=64)
     runtimes: list[RuntimeName] = Field(min_length=1, max_length=4)
     images: Images
     resources: Resources = Resources()
@@ -257,12 +417,17 @@ class DeploymentRequest(EventData):
     prefer: list[dict[str, Any]] = []
     spread: Spread | None = None
     pack: bool = False
+    apart: list[Neighbour] = Field(default=[], max_length=16)
+    together: list[Neighbour] = Field(default=[], max_length=16)
+    tolerations: list[Toleration] = Field(default=[], max_length=64)
     data: list[DataUse] = []
     health: Health | None = None
     restart: Restart = "always"
     on_loss: OnLoss = Field(default=OnLoss(), alias="onLoss")
     user: Literal["root"] | None = None
     priority: int = Field(default=0, ge=-1000, le=1000)
+    preempt: Preempt = "never"
+    paused: bool = False
 
     @property
     def deployment(self) -> str | None:
@@ -291,6 +456,10 @@ class DeploymentRequest(EventData):
             raise BrokenRule(
                 "it excludes pack: replicas lie apart or together", field="spread", expected="one of them"
             )
+        if any(one.itself for one in self.together):
+            raise BrokenRule(
+                "its own replicas are packed, not beside themselves", field="together", expected="pack: true"
+            )
         return self
 
     def _probe_can_be_made(self, health: Health, ports: list[str]) -> None:
@@ -311,7 +480,10 @@ class DeploymentRequest(EventData):
 
     def spec_hash(self) -> str:
         """The identity of the content: the same request again is a repeat, another is an update."""
-        return hashlib.sha256(self.model_dump_json(by_alias=True).encode()).hexdigest()[:32]
+        # A field that is younger than a request that runs must not make another request of it.
+        younger = {name for name in _YOUNGER if getattr(self, name) == type(self).model_fields[name].default}
+        content = self.model_dump_json(by_alias=True, exclude=younger)
+        return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
 class Cancellation(EventData):
@@ -325,3 +497,29 @@ class Cancellation(EventData):
     event_type: ClassVar[str] = "minicloud.deployment.cancelled.v1"
 
     reason: str = Field(default="", max_length=4096)
+
+
+class Migration(EventData):
+    """The wish that replicas of a deployment run elsewhere; answered by its next decision.
+
+    Attributes:
+        replica: which one; all of them unless given.
+        origin: only what is there by now, so that the same wish twice moves nothing twice; wherever it is
+            unless given.
+        to: the node to which; any other that fits unless given.
+        reason: why, for whoever reads it.
+    """
+
+    model_config = Document.model_config
+    event_type: ClassVar[str] = "minicloud.deployment.migration.v1"
+
+    replica: int | None = Field(default=None, ge=0)
+    origin: Token | None = Field(default=None, alias="from")
+    to: Token | None = None
+    reason: str = Field(default="", max_length=4096)
+
+    @model_validator(mode="after")
+    def _another_node(self) -> Self:
+        if self.to is not None and self.to == self.origin:
+            raise BrokenRule("it is the node that is to be left", field="to", expected="another node")
+        return self

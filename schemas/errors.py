@@ -10,6 +10,7 @@
     ├── TooLarge             more than is read at once
     ├── NotFound             what was asked for does not exist
     ├── Conflict             somebody else changed it first
+    ├── Unauthenticated      who asks did not say who it is, or said it wrongly
     ├── Forbidden            this credential may not do that
     ├── Unavailable          the other side cannot be reached now; try again
     │   └── RequestTimeout   it was asked and did not answer in time
@@ -130,6 +131,13 @@ class Conflict(MinicloudError):
     status = 409
 
 
+class Unauthenticated(MinicloudError):
+    """Who asks did not say who it is, or said it wrongly."""
+
+    code = "Unauthenticated"
+    status = 401
+
+
 class Forbidden(MinicloudError):
     """This credential may not do that."""
 
@@ -185,6 +193,7 @@ _BY_CODE: dict[str, type[MinicloudError]] = {
         TooLarge,
         NotFound,
         Conflict,
+        Unauthenticated,
         Forbidden,
         Unavailable,
         RequestTimeout,

@@ -79,6 +79,14 @@ class Subjects:
         """That a node's worker is ready for workloads; published by the worker."""
         return self._at("node", node, "worker")
 
+    def cluster(self, node: str = ANY) -> str:
+        """What a Kubernetes cluster says of one of its nodes; published by the cluster's worker."""
+        return self._at("node", node, "cluster")
+
+    def trouble(self, node: str = ANY) -> str:
+        """What is wrong with a node, and which deployments suffer; published by the monitor."""
+        return self._at("node", node, "trouble")
+
     def desired(self, node: str = ANY, workload: str = ANY) -> str:
         """What should run on a node; published by vim."""
         return self._at("node", node, "desired", workload)
@@ -110,6 +118,10 @@ class Subjects:
     def cancel(self, deployment: str = ANY) -> str:
         """The wish that a deployment ends; published by users."""
         return self._at("deployment", deployment, "cancel")
+
+    def migrate(self, deployment: str = ANY) -> str:
+        """The wish that replicas of a deployment run elsewhere; published by users."""
+        return self._at("deployment", deployment, "migrate")
 
     def decision(self, deployment: str = ANY) -> str:
         """Where a deployment runs and why; published by vim."""

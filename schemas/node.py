@@ -16,6 +16,8 @@ from schemas.names import Token
 
 RuntimeName = Literal["process", "container", "vm", "unikernel"]
 Acceleration = Literal["kvm", "tcg"]
+#: Who makes a placement so: the node's own worker, or the worker of the Kubernetes cluster that it is part of.
+Driver = Literal["host", "kubernetes"]
 
 
 class _Part(BaseModel):

@@ -6,6 +6,8 @@ Read strictly: a typo in a question must not pass. What went wrong is answered a
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 from pydantic import BaseModel, Field, RootModel
 
 from schemas.decision import Decision, DeploymentState, DeploymentStatus, ReplicaStatus
@@ -43,6 +45,50 @@ class WhichDeployment(Document):
     """
 
     deployment: Token
+
+
+class ScaleDeployment(Document):
+    """Another number of replicas; everything else of the request stays as whoever wrote it last wished.
+
+    Attributes:
+        deployment: its id.
+        replicas: how many of it are to run.
+    """
+
+    deployment: Token
+    replicas: int = Field(ge=0, le=1000)
+
+
+class MigrateDeployment(Document):
+    """Have replicas run elsewhere.
+
+    Attributes:
+        deployment: its id.
+        replica: which one; all of them unless given.
+        origin: only what is there by now; wherever it is unless given.
+        to: the node to which; any other that fits unless given.
+        reason: why, for whoever reads it.
+    """
+
+    deployment: Token
+    replica: int | None = Field(default=None, ge=0)
+    origin: Token | None = Field(default=None, alias="from")
+    to: Token | None = None
+    reason: str = Field(default="", max_length=4096)
+
+
+class Wished(BaseModel):
+    """That a wish is stored; what becomes of it, the deployment's events tell.
+
+    Attributes:
+        deployment: whose.
+        changed: whether anything was published; not where it was wished so already.
+        revision: of the last wish of this kind on the bus.
+    """
+
+    deployment: str
+    changed: bool
+    revision: int
 
 
 class ListDeployments(Document):
@@ -127,12 +173,68 @@ class DeploymentDetail(DeploymentSummary):
     """A deployment with its last decision and status.
 
     Attributes:
+        revision: of its last request; 0 where none is kept.
         decision: where it runs and why; None before there is one.
         status: its last status.
     """
 
+    revision: int
     decision: Decision | None
     status: DeploymentStatus
+
+
+class DeploymentEvent(BaseModel):
+    """One event of a deployment's life, as it was published.
+
+    Attributes:
+        revision: where it stands in the log; read on after it.
+        kind: what it is.
+        time: when it was published, in RFC 3339; None for what was published without an envelope.
+        data: what it says: a `DeploymentStatus`, a `Decision`, or what a user wished.
+    """
+
+    revision: int
+    kind: Literal["request", "cancel", "migrate", "decision", "status"]
+    time: str | None
+    data: dict[str, Any]
+
+
+class DeploymentEvents(BaseModel):
+    """The life of a deployment as it was told, the oldest event first.
+
+    Attributes:
+        events: as many as were asked for.
+        next: ask `since` it for the others.
+        more: whether there were others already.
+    """
+
+    events: list[DeploymentEvent]
+    next: int
+    more: bool
+
+
+class PrintedLines(BaseModel):
+    """The last lines of one replica.
+
+    Attributes:
+        workload: which one.
+        lines: the oldest first.
+    """
+
+    workload: str
+    lines: list[str]
+
+
+class LogLine(BaseModel):
+    """A line that a replica printed.
+
+    Attributes:
+        workload: which one.
+        line: what it printed.
+    """
+
+    workload: str
+    line: str
 
 
 class Problem(BaseModel):

@@ -11,13 +11,23 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from schemas.deployment import File, Health, Port, Restart
+from schemas.deployment import File, Health, OnLoss, Port, Restart, Spread, Toleration
 from schemas.event import EventData
 from schemas.names import Token
-from schemas.node import Acceleration, RuntimeName, _Part
+from schemas.node import Acceleration, Driver, RuntimeName, _Part
 
 WorkloadState = Literal[
-    "creating", "starting", "running", "degraded", "stopping", "stopped", "completed", "failed", "unknown"
+    "creating",
+    "starting",
+    "running",
+    "degraded",
+    "migrating",
+    "paused",
+    "stopping",
+    "stopped",
+    "completed",
+    "failed",
+    "unknown",
 ]
 LimitsBy = Literal["cgroup-v1", "cgroup-v2", "none"]
 
@@ -31,7 +41,14 @@ class DesiredWorkload(EventData):
     """What should run on a node. ``(deployment, generation)`` decides, never arrival.
 
     ``cpu`` in cores and ``memory`` in bytes are the limits that the kernel enforces;
-    ``memory_overhead`` is what the runtime itself takes on top and is reserved with it.
+    ``memory_overhead`` is what the runtime itself takes on top and is reserved with it. What is `paused`
+    is there and stands still. A later generation that is the same but for its state goes on with the same run.
+
+    ``driver`` says whose it is: that of the node's own worker, or of the worker of ``cluster``. Whoever else
+    reads the level runs nothing. For a cluster, ``candidates`` are the other nodes of it that its scheduler
+    may choose, best first, and ``constraint`` stands for the conditions that they all met;
+    no two replicas may share a value of an attribute in ``apart``; ``tolerations`` are taints that do not keep it
+    away, as Kubernetes writes them.
     """
 
     event_type: ClassVar[str] = "minicloud.workload.desired.v1"
@@ -41,8 +58,13 @@ class DesiredWorkload(EventData):
     generation: int = Field(ge=1)
     replica: int = Field(ge=0)
     node: Token
-    state: Literal["running", "stopped"]
+    state: Literal["running", "paused", "stopped"]
     runtime: RuntimeName
+    driver: Driver = "host"
+    cluster: Token | None = None
+    engine: str | None = None
+    candidates: list[Token] = []
+    constraint: str = ""
     acceleration: Acceleration | None = None
     image: dict[str, Any]
     cpu: float | None = None
@@ -54,6 +76,11 @@ class DesiredWorkload(EventData):
     health: Health | None = None
     restart: Restart = "always"
     user: str | None = None
+    on_loss: OnLoss = OnLoss()
+    spread: Spread | None = None
+    apart: list[str] = []
+    tolerations: list[Toleration] = []
+    priority: int = 0
 
 
 class Endpoint(_Part):
@@ -74,7 +101,10 @@ class Exit(_Part):
 
 
 class ObservedWorkload(EventData):
-    """What does run on a node, as its worker sees it."""
+    """What does run on a node, as its worker or its cluster's sees it.
+
+    ``moved_to`` is where the cluster's scheduler put it, where that is another node than was chosen.
+    """
 
     event_type: ClassVar[str] = "minicloud.workload.observed.v1"
 
@@ -83,6 +113,7 @@ class ObservedWorkload(EventData):
     generation: int
     replica: int
     node: Token
+    moved_to: Token | None = None
     state: WorkloadState
     reason: str
     message: str = ""
@@ -93,6 +124,7 @@ class ObservedWorkload(EventData):
     endpoints: list[Endpoint] = []
     limits: dict[str, str] = {}
     restarts: int = 0
+    cluster: Token | None = None
     exit: Exit | None = None
     started_at: datetime | None = None
     observed_at: datetime

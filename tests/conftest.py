@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,13 +19,16 @@ from pymongo.database import Database
 
 from bus.broker import Broker
 from bus.credentials import Credential, Credentials
+from tests.cluster.fixtures import *  # noqa: F403 - the fixtures of clusters
 from tests.parts.busybox import Busybox
 from tests.parts.mongodb import MongoServer, named_server, own_database
 from tests.parts.mosquitto import Mosquitto
 from tests.parts.nats_server import NatsServer
 from tests.parts.node_exporter import NodeExporter
 from tests.parts.npm import AsyncApiParser
+from tests.parts.opera import OperaParser
 from tests.parts.part import Part, PartMissing, Progress
+from tests.parts.prometheus import Prometheus
 from tests.parts.qemu import Qemu
 from tests.parts.runc import Runc
 
@@ -52,12 +57,16 @@ def pytest_configure(config: pytest.Config) -> None:
 _SLOW = (
     "charagent/test_agent.py",
     "charagent/test_kill.py",
+    "cluster/",
     "docs/test_examples.py",
     "docs/test_reference.py",
     "examples/",
     "fleet/",
     "journey/",
     "minicloud/",
+    "monitor/test_archive.py",
+    "monitor/test_prometheus.py",
+    "monitor/test_service.py",
     "parts/",
     "bus/test_frame.py",
     "bus/test_links.py",
@@ -67,6 +76,12 @@ _SLOW = (
     "rid/test_standing.py",
     "rid/test_store.py",
     "rid/test_watch.py",
+    "vim/cluster/test_agents.py",
+    "vim/cluster/test_breaks.py",
+    "vim/cluster/test_containers.py",
+    "vim/cluster/test_real_node.py",
+    "vim/cluster/test_rights.py",
+    "vim/cluster/test_up.py",
     "vim/test_index.py",
     "vim/test_input.py",
     "vim/test_journey.py",
@@ -90,7 +105,8 @@ def part(request: pytest.FixtureRequest) -> Callable[[SomePart], SomePart]:
 
     def need(wanted: SomePart) -> SomePart:
         try:
-            wanted.obtain()
+            with _untimed():
+                wanted.obtain()
         except PartMissing as missing:
             node = os.environ.get("PYTEST_CURRENT_TEST", "").split(" ")[0]
             _, tests = request.config.stash[_MISSING].setdefault(wanted.name, (str(missing), set()))
@@ -101,6 +117,16 @@ def part(request: pytest.FixtureRequest) -> Callable[[SomePart], SomePart]:
         return wanted
 
     return need
+
+
+@contextmanager
+def _untimed() -> Iterator[None]:
+    """The test's own time stands still: making a part may take minutes, once."""
+    left = signal.setitimer(signal.ITIMER_REAL, 0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *left)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -199,6 +225,18 @@ def busybox(part: Callable[[Busybox], Busybox]) -> Busybox:
 def node_exporter(part: Callable[[NodeExporter], NodeExporter]) -> NodeExporter:
     """Prometheus' node_exporter."""
     return part(NodeExporter())
+
+
+@pytest.fixture(scope="session")
+def prometheus(part: Callable[[Prometheus], Prometheus]) -> Prometheus:
+    """Prometheus itself."""
+    return part(Prometheus())
+
+
+@pytest.fixture(scope="session")
+def opera(part: Callable[[OperaParser], OperaParser]) -> OperaParser:
+    """xOpera's parser of TOSCA."""
+    return part(OperaParser())
 
 
 @pytest.fixture(scope="session")

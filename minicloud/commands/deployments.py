@@ -1,21 +1,25 @@
-"""``minicloud deploy``, ``deployments``, ``why``, ``logs`` and ``cancel``."""
+"""``minicloud deploy``, ``deployments``, ``why``, ``whatif``, ``events``, ``logs`` and ``cancel``."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from minicloud.completion import deployment_argument
 from minicloud.output import command, data_option, output_option, problem_lines, show, show_one, since
 from minicloud.requestfile import read_request
-from minicloud.story import decision_lines, endpoint_lines, status_line
+from minicloud.story import decided_lines, decision_lines, endpoint_lines, status_line
 from schemas.decision import Decision, DeploymentStatus
 from schemas.errors import RequestTimeout
+
+#: Why something is stopped that nobody has cancelled: it may be scaled up again.
+_NONE_ASKED: Final = "ScaledToZero"
 
 if TYPE_CHECKING:
     from minicloud.client import Minicloud, Until
@@ -72,7 +76,8 @@ async def deploy(file: str, wait: bool, until: Until, timeout: float, data: Path
         else:
             status = await cloud.deploy(request, timeout=timeout, until=until)
             show_one(status.model_dump(mode="json", by_alias=True), output)
-    return 0 if status.state in ("running", "completed") and status.reason != "UpdateRejected" else 1
+    came_up = status.state in ("running", "paused", "completed")
+    return 0 if came_up and status.reason != "UpdateRejected" else 1
 
 
 @click.command(epilog="\b\nExamples:\n  minicloud deployments\n  minicloud deployments -o json")
@@ -126,12 +131,92 @@ async def why(deployment: str, data: Path | None, output: str) -> None:
     click.echo(status_line(DeploymentStatus.model_validate(known["status"])))
     if known["decision"]:
         decision = Decision.model_validate(known["decision"])
-        for line in decision_lines(decision, most=20):
+        for line in decided_lines(decision):
             click.echo(line)
-        for held in decision.enforced:
-            click.echo(f"              {held.field}: enforced by {held.by}")
     for line in problem_lines(known["status"]["problems"]):
         click.echo(f"              {line}")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  minicloud whatif examples/hello.yaml
+  minicloud whatif examples/hello.yaml -o json      # the whole decision
+"""
+)
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@data_option
+@output_option
+@command
+async def whatif(file: str, data: Path | None, output: str) -> int:
+    """Tell what would be decided of the request in FILE now: nothing is published, run or reserved.
+
+    Every candidate with its score and every rejected node with its reason, as `minicloud why` tells them of what
+    was decided. The exit code is 0 if every replica would find a place.
+    """
+    from minicloud.client import connect  # noqa: PLC0415
+
+    request = read_request(file)
+    async with connect(data) as cloud:
+        decision = await cloud.whatif(request)
+    if output != "table":
+        show_one(decision.model_dump(mode="json", by_alias=True), output)
+    else:
+        for line in decided_lines(decision):
+            click.echo(line)
+    return 0 if decision.outcome == "scheduled" else 1
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  minicloud events hello
+  minicloud events hello --follow             # go on with what comes, until Ctrl-C
+  minicloud events hello -o json              # a document a line
+"""
+)
+@deployment_argument
+@click.option("--follow", "-f", is_flag=True, help="Go on with what comes.")
+@click.option(
+    "--since",
+    "after",
+    type=click.IntRange(min=0),
+    help="Only what came after this revision (-o json tells it).",
+)
+@data_option
+@output_option
+@command
+async def events(deployment: str, follow: bool, after: int | None, data: Path | None, output: str) -> None:
+    """Tell the life of a deployment from its beginning: every status and every decision.
+
+    -o json prints one document a line: {"revision": ..., "kind": "status" or "decision", "data": ...}.
+    """
+    from minicloud.client import connect  # noqa: PLC0415
+
+    async with connect(data) as cloud:
+        await cloud.deployment(deployment)  # a mistyped id must not look like one without a life
+        async with aclosing(cloud.life(deployment, since=after, follow=follow)) as life:
+            async for revision, event in life:
+                _tell_event(revision, event, output)
+
+
+def _tell_event(revision: int, event: DeploymentStatus | Decision, output: str) -> None:
+    is_status = isinstance(event, DeploymentStatus)
+    if output != "table":
+        document = {
+            "revision": revision,
+            "kind": "status" if is_status else "decision",
+            "data": event.model_dump(mode="json", by_alias=True),
+        }
+        if output == "json":
+            click.echo(json.dumps(document))
+        else:
+            click.echo("---")
+            show_one(document, output)
+        return
+    lines = [status_line(event)] if isinstance(event, DeploymentStatus) else decision_lines(event)
+    for line in lines:
+        click.echo(line)
 
 
 @click.command(
@@ -203,7 +288,7 @@ async def cancel(
     async with connect(data) as cloud:
         known = await cloud.deployment(deployment)  # a mistyped id must not look like a success
         state = str(known["state"])
-        ended = state in ("stopped", "rejected")
+        ended = state in ("stopped", "rejected") and known["reason"] != _NONE_ASKED
         if not ended:
             await cloud.cancel(deployment, reason)
             state = "cancelled"
@@ -223,7 +308,7 @@ async def _ending(cloud: Minicloud, deployment: str, timeout: float) -> str:
             async for event in cloud.events(deployment):
                 if isinstance(event, DeploymentStatus):
                     last = f"{event.state}: {event.message}"
-                    if event.state == "stopped":
+                    if event.state == "stopped" and event.reason != _NONE_ASKED:
                         return event.state
     except TimeoutError:
         pass

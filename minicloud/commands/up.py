@@ -18,6 +18,7 @@ import click
 from bus.broker_config import Tls
 from minicloud.client import connect
 from minicloud.fleetreport import report
+from minicloud.kubeconfig import clusters_of
 from minicloud.output import command, data_option, output_option, show_one
 from minicloud.site import data_folder
 from minicloud.stack import Stack, StackSettings, node_name
@@ -33,7 +34,9 @@ _PEM: Final = click.Path(path_type=Path, exists=True, dir_okay=False)
 Examples:
   minicloud up                                     # this machine becomes a small cloud
   minicloud up --fleet 20                          # with 20 simulated nodes beside it
+  minicloud up --monitor                           # with the monitoring API and a page for Prometheus
   minicloud up --region city=Athens --label site=roof
+  minicloud up --kubeconfig ~/.kube/config         # and a Kubernetes cluster is part of it (docs/kubernetes.md)
   minicloud up --host 0.0.0.0 --nats-port 4222 --mqtt-port 1883   # let other machines in
   minicloud up --host 0.0.0.0 --address hub.example --tls-cert cert.pem --tls-key key.pem --tls-ca ca.pem
 
@@ -70,6 +73,22 @@ Two sites as one (docs/federation.md):
 @click.option("--region", multiple=True, metavar="KEY=VALUE", help="Where the machine is.")
 @click.option("--label", multiple=True, metavar="KEY=VALUE", help="A label of the machine.")
 @click.option("--allow-root", is_flag=True, help="Let workloads run as root if their request says so.")
+@click.option(
+    "--monitor",
+    "monitor_port",
+    type=click.IntRange(0, 65535),
+    is_flag=False,
+    flag_value=3000,
+    default=None,
+    metavar="[PORT]",
+    help="Run the monitor, too, its API on this port; 0 picks a free one and keeps it.  [port: 3000]",
+)
+@click.option(
+    "--kubeconfig",
+    multiple=True,
+    metavar="[NAME=]FILE",
+    help="A Kubernetes cluster that takes workloads, too; can be given for several.",
+)
 @click.option("--leaf-port", type=int, default=None, help="Let other miniclouds join here; 7422 is usual.")
 @click.option("--join", multiple=True, metavar="URL", help="Join another one, nats-leaf://host:7422.")
 @click.option(
@@ -101,6 +120,8 @@ async def up(
     region: tuple[str, ...],
     label: tuple[str, ...],
     allow_root: bool,
+    kubeconfig: tuple[str, ...],
+    monitor_port: int | None,
     leaf_port: int | None,
     join: tuple[str, ...],
     leaf_password_file: Path | None,
@@ -125,6 +146,8 @@ async def up(
         address=address or _address(host),
         agent_options=options,
         allow_root=allow_root,
+        clusters=clusters_of(kubeconfig),
+        monitor_port=monitor_port,
         leaf_port=leaf_port,
         join=list(join),
         leaf_password_file=leaf_password_file,
@@ -154,6 +177,8 @@ async def up(
             known = {"minicloud": site.minicloud, "node": site.node, "data": str(settings.data)}
             known |= {"broker": site.broker_elsewhere, "mqtt": site.mqtt_elsewhere, "ca": site.ca}
             show_one({**known, "http": site.http}, output)
+        if site.http and "monitor" in site.http:
+            say(f"monitor at {site.http['monitor']}; user monitor, its password is in {stack.api_secret}")
         if os.geteuid() != 0:
             say("not root: containers and kernel limits need it; processes and unikernels do not")
         telling = asyncio.ensure_future(_tell_fleet(stack, say, begun))

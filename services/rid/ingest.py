@@ -12,15 +12,24 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from schemas.attributes import Value
+from schemas.cluster import ClusterNode
 from schemas.event import Event
-from schemas.flatten import DERIVED, allocatable, attributes_of, may_be_metric, measured, working
+from schemas.flatten import (
+    allocatable,
+    attributes_of,
+    clustered,
+    is_derived,
+    may_be_metric,
+    measured,
+    working,
+)
+from schemas.liveness import LEAVING, State, Thresholds
 from schemas.node import Characterization, Measurement, Presence
 from schemas.sample import Sample
 from schemas.workload import DesiredWorkload, WorkerStatus
 from services.rid.fresh import HEARD
 from services.rid.index import Index
 from services.rid.known import Known
-from services.rid.liveness import LEAVING, State, Thresholds
 
 #: How far behind the newest a sample may be and count as late; beyond, the node's clock was set back.
 _LATE: Final = 900.0
@@ -75,6 +84,9 @@ class Ingest:
             case WorkerStatus():
                 self._of(event.data.node).worker = event.data
                 self._write(event.data.node, now)
+            case ClusterNode():
+                self._of(event.data.node).cluster = event.data
+                self._write(event.data.node, now)
             case DesiredWorkload():
                 self._desired(event.data, now)
 
@@ -104,7 +116,7 @@ class Ingest:
         known.static = {
             name: value
             for name, value in attributes.items()
-            if name not in DERIVED and not may_be_metric(name)
+            if not is_derived(name) and not may_be_metric(name)
         }
         known.static.setdefault("runtimes", [])
         known.metrics = known.metrics or {
@@ -144,6 +156,14 @@ class Ingest:
                 if node.static and node.pulse.judge(now, now - self._started, self._thresholds) != before:
                     self._write(name, now)
             yield
+
+    def _state(self, node: Known, now: float) -> State:
+        """The verdict on its silence; where its agent went in order, its cluster still speaks for it."""
+        state = node.pulse.judge(now, now - self._started, self._thresholds)
+        cluster = node.cluster
+        if state == "lost" and node.pulse.offline in LEAVING and cluster is not None:
+            return "alive" if cluster.state == "ready" and cluster.ready else state
+        return state
 
     def _of(self, name: str) -> Known:
         node = self._nodes.get(name)
@@ -193,7 +213,7 @@ class Ingest:
 
     def _desired(self, workload: DesiredWorkload, now: float) -> None:
         node = self._of(workload.node)
-        if workload.state == "running":
+        if workload.state != "stopped":
             node.desired[workload.workload] = workload
         else:
             node.desired.pop(workload.workload, None)
@@ -206,8 +226,9 @@ class Ingest:
             return
         facts = dict(node.static)
         facts.update(working(node.worker, facts["runtimes"]))
+        facts.update(clustered(node.cluster, facts))
         facts.update(allocatable(facts, node.desired.values()))
-        facts["state"] = node.pulse.judge(now, now - self._started, self._thresholds)
+        facts["state"] = self._state(node, now)
         if name not in self._index:
             self._index.put(name, {**node.metrics, **facts, HEARD: node.pulse.heard})
         else:

@@ -13,8 +13,9 @@ from functools import lru_cache
 from typing import Any, Final
 
 from schemas.attributes import Value
+from schemas.cluster import ClusterNode
+from schemas.liveness import Pulse
 from schemas.workload import DesiredWorkload, WorkerStatus
-from services.rid.liveness import Pulse
 from services.rid.watch import Published
 
 Document = dict[str, Any]
@@ -35,6 +36,7 @@ class Known:
         pulse: its signs of life.
         static: the attributes of its characterization; None before the first.
         worker: its worker's last word.
+        cluster: its cluster's last word.
         desired: what should run there.
         facts: its attributes without metrics, as they were last indexed.
         metrics: its last sample.
@@ -44,6 +46,7 @@ class Known:
     pulse: Pulse = field(default_factory=Pulse)
     static: dict[str, Value] | None = None
     worker: WorkerStatus | None = None
+    cluster: ClusterNode | None = None
     desired: dict[str, DesiredWorkload] = field(default_factory=dict)
     facts: dict[str, Value] = field(default_factory=dict)
     metrics: dict[str, Value] = field(default_factory=dict)
@@ -65,6 +68,7 @@ def to_document(name: str, known: Known, published: Published) -> Document:
         "sampled": known.sampled,
         "pulse": {name: getattr(known.pulse, name) for name in _PULSE},
         "worker": known.worker.model_dump(mode="json") if known.worker else None,
+        "cluster": known.cluster.model_dump(mode="json") if known.cluster else None,
         "desired": [workload.model_dump(mode="json") for workload in known.desired.values()],
         # Of the last event in the change log only what is otherwise now.
         "published": None
@@ -88,6 +92,8 @@ def from_document(document: Mapping[str, Any]) -> tuple[str, Known, Published | 
         pulse=Pulse(**document["pulse"]),
         static=static if document["characterized"] else None,
         worker=None if document["worker"] is None else WorkerStatus.model_validate(document["worker"]),
+        # What was kept before there were clusters says nothing of one.
+        cluster=ClusterNode.model_validate(document["cluster"]) if document.get("cluster") else None,
         facts={**static, **derived},
         metrics=metrics,
         sampled=document["sampled"],

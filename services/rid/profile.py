@@ -8,8 +8,8 @@ from typing import Any, Literal
 from schemas.explained import Explanation, ScanStep
 from schemas.predicate import Condition, conditions
 from schemas.query import parse_query
+from schemas.wording import describe
 from services.rid.answer import Answers
-from services.rid.explain import describe
 from services.rid.fresh import HEARD, rewritten, rewritten_fields, rewritten_order
 from services.rid.index import Step
 from services.rid.rows import RowIndex

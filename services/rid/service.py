@@ -22,9 +22,11 @@ from bus.frame import Frame
 from bus.streams import stream_of
 from bus.watch import WatchItem
 from schemas.attributes import Value
+from schemas.cluster import ClusterNode
 from schemas.errors import Conflict, InvalidDocument, InvalidQuery, MinicloudError, Unavailable
 from schemas.event import Event, EventData, read_event
 from schemas.explained import Explanation
+from schemas.liveness import Thresholds
 from schemas.names import name_in
 from schemas.node import Characterization, Measurement, Presence
 from schemas.query import Answer
@@ -41,7 +43,6 @@ from services.rid.history import History
 from services.rid.index import Index
 from services.rid.ingest import Ingest
 from services.rid.kept import KeptQueries
-from services.rid.liveness import Thresholds
 from services.rid.profile import profile
 from services.rid.recovery import Recovery
 from services.rid.rows import RowIndex
@@ -131,7 +132,7 @@ class Rid:
             await self._follow({s.resource(): ResourceChange})
             await asyncio.gather(
                 self._follow({s.characterization(): Characterization}),
-                self._follow({s.presence(): Presence, s.worker(): WorkerStatus}),
+                self._follow({s.presence(): Presence, s.worker(): WorkerStatus, s.cluster(): ClusterNode}),
                 self._follow({s.desired(): DesiredWorkload}),
                 self._follow({s.metrics(): Measurement}, read_sample),
             )

@@ -30,17 +30,19 @@ class Found:
         nodes: to choose from.
         rejected: the others, by the condition that they fail.
         coverage: how complete and fresh it is.
+        known: how many nodes were looked at, where they are not told one by one.
     """
 
     query: dict[str, Any]
     nodes: list[dict[str, Any]] = field(default_factory=list)
     rejected: list[Rejection] = field(default_factory=list)
     coverage: list[dict[str, Any]] = field(default_factory=list)
+    known: int = 0
 
     @property
     def considered(self) -> int:
         """How many nodes were looked at."""
-        return len(self.nodes) + sum(group.count or len(group.nodes) for group in self.rejected)
+        return self.known or len(self.nodes) + sum(group.count or len(group.nodes) for group in self.rejected)
 
 
 class Candidates:
@@ -57,6 +59,7 @@ class Candidates:
         current: Collection[str] = (),
         attempts: Collection[Attempt] = (),
         taken: Collection[str] = (),
+        over: Collection[str] = (),
     ) -> Found:
         """The nodes to choose from.
 
@@ -65,12 +68,13 @@ class Candidates:
             current: where it runs now.
             attempts: what was tried in vain.
             taken: nodes whose pinned ports others hold.
+            over: attributes over which rules about neighbours reach.
 
         Raises:
             Unavailable: the index does not answer now.
             InvalidQuery: it does not know something that the request names.
         """
-        ask = question(request)
+        ask = question(request, over=over)
         answer = await self._query(ask)
         found = Found(ask, answer["nodes"], _rejections(answer), answer.get("coverage", []))
         if answer["total"] <= len(found.nodes):
@@ -79,7 +83,7 @@ class Candidates:
         nodes: dict[str, dict[str, Any]] = {}
         for runtime in request.runtimes:
             tried = {attempt.node for attempt in attempts if attempt.runtime == runtime}
-            part = await self._query(narrowed(request, runtime, {*taken, *tried}))
+            part = await self._query(narrowed(request, runtime, {*taken, *tried}, over))
             nodes.update({node["name"]: node for node in part["nodes"]})
             found.rejected += [
                 group.model_copy(update={"runtime": runtime})
@@ -88,7 +92,7 @@ class Candidates:
             ]
         if current:
             nodes.update(
-                {node["name"]: node for node in (await self._query(these(request, current)))["nodes"]}
+                {node["name"]: node for node in (await self._query(these(request, current, over)))["nodes"]}
             )
         found.nodes = list(nodes.values())
         return found
@@ -97,6 +101,15 @@ class Candidates:
         """The names of all attributes that some node has."""
         answer = await self._request("attributes", {})
         return [attribute["name"] for attribute in answer["attributes"]]
+
+    async def answer(self, ask: dict[str, Any]) -> dict[str, Any]:
+        """The answer of the index to a query of one's own.
+
+        Raises:
+            Unavailable: the index does not answer now.
+            InvalidQuery: it does not take it.
+        """
+        return await self._query(ask)
 
     async def _query(self, ask: dict[str, Any]) -> dict[str, Any]:
         """The answer, of fewer nodes where so many do not fit into a message."""

@@ -7,11 +7,14 @@ an :class:`InvalidDocument` that names the field, the reason and what would be a
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 from schemas.decision import Enforcement
 from schemas.deployment import DeploymentRequest
 from schemas.errors import InvalidDocument, InvalidQuery
 from schemas.query import parse_query
+from services.vim.offer import beyond_a_disk
+from services.vim.preferences import place_of, sort_key
 from services.vim.question import narrowed
 
 _BY_THE_NODE = "the node's worker"
@@ -44,12 +47,15 @@ class _Findings:
             self.hold(field, by)
 
 
-def enforcements(request: DeploymentRequest, seen: Collection[str] = ()) -> list[Enforcement]:
+def enforcements(
+    request: DeploymentRequest, seen: Collection[str] = (), *, preemption: str = "asked"
+) -> list[Enforcement]:
     """What enforces each given field.
 
     Args:
         request: a request that its schema allows.
         seen: attributes that nodes have though nobody foresaw them.
+        preemption: the site's word on whether those of lower priority make room: asked, always or never.
 
     Raises:
         InvalidDocument: a field that nothing here enforces, or a constraint that cannot be read.
@@ -57,7 +63,9 @@ def enforcements(request: DeploymentRequest, seen: Collection[str] = ()) -> list
     found = _Findings(seen)
     _what(request, found)
     _where(request, found)
+    _beside_whom(request, found)
     _how(request, found)
+    _in_which_order(request, found, preemption)
     if found.problems:
         first = found.problems[0]
         more = f" (and {len(found.problems) - 1} more)" if len(found.problems) > 1 else ""
@@ -79,6 +87,10 @@ def _what(request: DeploymentRequest, found: _Findings) -> None:
     found.hold("runtimes", "placement: the first runtime that fits on some node wins")
     for runtime in request.runtimes:
         found.hold(f"images.{runtime}", f"{_BY_THE_NODE}: it runs this image, or fails and says why")
+    _unikernel(request, found)
+    if set(request.runtimes) == {"vm"}:
+        for beyond in beyond_a_disk(request):
+            found.refuse(beyond.field, beyond.message, beyond.expected)
     if request.env:
         found.hold("env", f"{_BY_THE_NODE}: the environment of the workload")
     if request.files:
@@ -91,6 +103,15 @@ def _what(request: DeploymentRequest, found: _Findings) -> None:
         found.hold("user", "placement: only nodes whose settings allow root")
     if request.data:
         found.refuse("data", "no storage service serves buckets in this minicloud", "a request without data")
+
+
+def _unikernel(request: DeploymentRequest, found: _Findings) -> None:
+    """What a unikernel can have, and what it cannot."""
+    unikernel = request.images.unikernel
+    if unikernel and unikernel.folders:
+        found.hold("images.unikernel.folders", f"{_BY_THE_NODE}: mounted where its settings offer the folder")
+    if unikernel and unikernel.disk:
+        found.refuse("images.unikernel.disk", "a unikernel has no disk", "files or folders")
 
 
 def _where(request: DeploymentRequest, found: _Findings) -> None:
@@ -109,13 +130,18 @@ def _where(request: DeploymentRequest, found: _Findings) -> None:
         )
         if not found.problems:
             _with_ours(request, found)
-    for number, preference in enumerate(request.prefer):
+    for number, asked in enumerate(request.prefer):
         field = f"prefer.{number}"
+        preference = sort_key(asked)
         if len(preference) != 1 or "near" in preference:
-            found.refuse(
-                field,
-                "nothing here knows where data lies" if "near" in preference else "not one attribute",
-                "one attribute with asc or desc, such as load.5m: asc",
+            found.refuse(field, *_no_preference(preference))
+            continue
+        if place := place_of(asked):
+            found.ask(
+                f"{field}.near",
+                {"sort": [preference]},
+                f"the score of each candidate: latency.{place} as it is measured; nodes without it come last",
+                "the name of a place to which latency.<place> is measured, such as near: {place: athens}",
             )
             continue
         ((attribute, direction),) = preference.items()
@@ -141,6 +167,36 @@ def _where(request: DeploymentRequest, found: _Findings) -> None:
         found.hold("pack", "the score of each candidate: the fullest node that fits")
 
 
+def _no_preference(preference: dict[str, Any]) -> tuple[str, str]:
+    """What is wrong with a preference that is neither an attribute nor a place, and what would be right."""
+    near = preference.get("near")
+    if isinstance(near, dict) and "bucket" in near:
+        # Where objects lie becomes known with the storage service.
+        return "nothing here knows where data lies", "near: {place: NAME}, or one attribute with asc or desc"
+    if "near" in preference:
+        return "near speaks of no place", "near: {place: NAME}, where nodes measure latency.NAME"
+    return "not one attribute", "one attribute with asc or desc, such as load.5m: asc"
+
+
+def _beside_whom(request: DeploymentRequest, found: _Findings) -> None:
+    """Which other deployments may be near, which must, and which taints do not matter."""
+    if request.labels:
+        found.hold("labels", "placement: the rules of others about neighbours go by them")
+    for name, by in (
+        ("apart", "placement: no node where one of them runs, whoever came first"),
+        ("together", "placement: only where one of them runs"),
+    ):
+        for number, rule in enumerate(getattr(request, name)):
+            found.ask(
+                f"{name}.{number}",
+                {"fields": [rule.over]},
+                f"{by}, over {rule.over}",
+                "over an attribute of the query language, such as name or rack",
+            )
+    if request.tolerations:
+        found.hold("tolerations", "placement, and the cluster's scheduler: these taints do not keep it away")
+
+
 def _with_ours(request: DeploymentRequest, found: _Findings) -> None:
     """The conditions together with those that placement adds must be a query, too."""
     try:
@@ -160,5 +216,23 @@ def _how(request: DeploymentRequest, found: _Findings) -> None:
         found.hold(
             "onLoss.singleton", "reconciliation: never started before the last one is known to have ended"
         )
+    if request.paused:
+        found.hold(
+            "paused",
+            "placement: only engines that can; then the kernel freezes it, or QEMU or KubeVirt stops its machine",
+        )
+
+
+def _in_which_order(request: DeploymentRequest, found: _Findings, preemption: str) -> None:
+    """Who comes first, and whether others make room."""
+    stops = preemption == "always" or (preemption == "asked" and request.preempt == "lower")
     if request.priority:
-        found.hold("priority", "the order in which waiting deployments are placed; nothing is preempted")
+        found.hold(
+            "priority",
+            "the order in which waiting deployments are placed"
+            + ("" if stops else "; nothing is preempted for it"),
+        )
+    if request.preempt == "lower" and preemption == "never":
+        found.refuse("preempt", "this site preempts nobody (setting preemption: never)", "preempt: never")
+    elif request.preempt == "lower":
+        found.hold("preempt", "placement: replicas of lower priority make room where there is none")

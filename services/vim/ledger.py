@@ -6,17 +6,19 @@ at once never both take the last gigabyte. The ledger is rebuilt from the levels
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What one replica takes on one node: cores, bytes with the runtime's own, pinned host ports."""
+    """What one replica takes on one node: cores, bytes with the runtime's own, pinned host ports; and its number."""
 
     node: str
     cpu: float = 0.0
     memory: int = 0
     ports: tuple[int, ...] = ()
+    replica: int = 0
 
 
 @dataclass(slots=True)
@@ -29,9 +31,14 @@ class Reserved:
 
 
 class Ledger:
-    """Reservations by deployment and by node."""
+    """Reservations by deployment and by node.
 
-    def __init__(self) -> None:
+    Args:
+        changed: told what all hold on a node whenever that changes.
+    """
+
+    def __init__(self, changed: Callable[[str, Reserved], None] = lambda _node, _reserved: None) -> None:
+        self._changed = changed
         self._held: dict[str, list[Held]] = {}
         self._on: dict[str, dict[str, list[Held]]] = {}
         self._taken: dict[str, Reserved] = {}
@@ -50,11 +57,16 @@ class Ledger:
         for node in {one.node for one in (*before, *held)}:
             # Summed anew, since cores are fractions: adding and taking away would drift.
             self._taken[node] = self._sum(node)
+            self._changed(node, self._taken[node])
         return any(one not in held for one in before)
 
     def release(self, deployment: str) -> bool:
         """A deployment holds nothing any more; whether it held anything."""
         return self.reserve(deployment, [])
+
+    def of(self, deployment: str) -> list[Held]:
+        """What a deployment holds."""
+        return self._held.get(deployment, [])
 
     def of_nodes(self, *, without: str | None = None) -> dict[str, Reserved]:
         """What is taken on each node, leaving out one deployment (that is being placed)."""

@@ -26,6 +26,12 @@ HOPELESS: Final = frozenset(
         "InvalidWorkload",
     }
 )
+#: Reasons for which a cluster does not start it now but may later: another place is better, if there is one.
+STUCK: Final = frozenset(
+    {"Unschedulable", "QuotaExceeded", "Refused", "OwnedByOthers", "ImagePullFailed", "VolumeNotFound"}
+)
+#: Reasons for which a running machine did not reach a node of its cluster; it runs on where it was.
+STAYED: Final = frozenset({"NotMigratable", "MigrationFailed", "MigrationStuck"})
 #: How long a worker may take to say anything about what it was told to run.
 SILENT_AFTER: Final = timedelta(seconds=30)
 _WORST_FIRST: Final[tuple[DeploymentState, ...]] = (
@@ -35,8 +41,10 @@ _WORST_FIRST: Final[tuple[DeploymentState, ...]] = (
     "degraded",
     "creating",
     "starting",
+    "migrating",
     "stopping",
     "stopped",
+    "paused",
     "running",
     "completed",
 )
@@ -62,7 +70,8 @@ def judge(life: Life, decision: Decision, state: State, now: datetime) -> Verdic
     if not decision.placements:
         return _unplaced(life, decision)
     replicas = [_replica(life, decision, placement, state, now) for placement in decision.placements]
-    worst = min(replicas, key=lambda replica: _badness(replica.state))
+    paused = decision.request.paused
+    worst = min(replicas, key=lambda replica: _badness(replica.state, paused=paused))
     verdict, reason, message = cast("DeploymentState", worst.state), worst.reason, worst.message
     missing = asked - len(replicas)
     if asked > 1:
@@ -72,6 +81,12 @@ def judge(life: Life, decision: Decision, state: State, now: datetime) -> Verdic
         message += f"; {missing} of {asked} cannot be placed: {_why(decision)}"
         if verdict in ("running", "completed"):
             verdict, reason = "degraded", "ReplicasMissing"
+        if who := preempted(decision):
+            reason, message = "Preempted", f"{who}; {message}"
+    if decision.unmoved and verdict in ("running", "paused"):
+        reason = "CannotMigrate"
+        stays = (f"replica {one.replica}: {one.message}" for one in decision.unmoved[:3])
+        message = "; ".join([*([message] if message else []), *stays])
     return Verdict(verdict, reason, message, replicas)
 
 
@@ -100,7 +115,20 @@ def _unplaceable(decision: Decision) -> Verdict:
     if exhausted(decision):
         tried = "; ".join(dict.fromkeys(map(_tried, decision.attempts[-3:])))
         return Verdict("failed", decision.attempts[-1].reason, f"no other node to try: {tried}", [])
+    if who := preempted(decision):
+        return Verdict("unschedulable", "Preempted", f"{who}; it waits for room: {_why(decision)}", [])
     return Verdict("unschedulable", "NoNodeFits", _why(decision), [])
+
+
+def preempted(decision: Decision) -> str:
+    """Who took the room of replicas that have no other place yet, in a sentence; empty where nobody did."""
+    placed = {placement.replica for placement in decision.placements}
+    who = dict.fromkeys(
+        f"{one.deployment} (priority {one.priority})"
+        for one in decision.preempted
+        if one.replica not in placed
+    )
+    return f"preempted by {', '.join(who)}" if who else ""
 
 
 def hopeless(life: Life, decision: Decision) -> list[Attempt]:
@@ -110,14 +138,27 @@ def hopeless(life: Life, decision: Decision) -> list[Attempt]:
             replica=placement.replica,
             node=placement.node,
             runtime=placement.runtime,
+            # The cluster's scheduler had the choice of all that could run it; a migration had not.
+            cluster=None if observed.reason in STAYED else placement.cluster,
             reason=observed.reason,
             message=observed.message,
         )
         for placement in decision.placements
         if (observed := life.seen(placement, decision.generation))
         and observed.state == "failed"
-        and observed.reason in HOPELESS
+        and observed.reason in HOPELESS | STAYED
     ]
+
+
+def moved(life: Life, decision: Decision) -> dict[int, str]:
+    """The nodes where a cluster's scheduler put replicas, by replica, where they are not the chosen ones."""
+    return {
+        placement.replica: observed.moved_to
+        for placement in decision.placements
+        if placement.cluster
+        and (observed := life.seen(placement, decision.generation))
+        and observed.moved_to not in (None, placement.node)
+    }
 
 
 def adrift(life: Life, decision: Decision, state: State, now: datetime) -> list[Attempt]:
@@ -135,7 +176,8 @@ def adrift(life: Life, decision: Decision, state: State, now: datetime) -> list[
             continue
         node = state.nodes.get(placement.node)
         if node and node.lost_since:
-            if now - node.lost_since > patience:
+            # A machine of KubeVirt is started elsewhere by its cluster, and only after fencing.
+            if placement.engine != "kubevirt" and now - node.lost_since > patience:
                 found.append(_attempt(placement, "NodeLost", f"{placement.node} is lost"))
         elif observed is None and now - decision.decided_at > max(patience, SILENT_AFTER):
             found.append(
@@ -143,6 +185,9 @@ def adrift(life: Life, decision: Decision, state: State, now: datetime) -> list[
             )
         elif observed and observed.state == "stopped" and now - observed.observed_at > patience:
             found.append(_attempt(placement, "WorkerStopped", f"the worker of {placement.node} went"))
+        elif observed and observed.reason in STUCK and now - observed.observed_at > patience:
+            stuck = _attempt(placement, observed.reason, observed.message)
+            found.append(stuck.model_copy(update={"cluster": placement.cluster}))
     return found
 
 
@@ -206,10 +251,15 @@ def _replica(
         since = decision.decided_at.isoformat(timespec="seconds")
         told, reason = "unknown", "WorkerSilent"
         message = f"the worker of {node} has not answered since {since}"
+    if told in ("creating", "starting") and _leaving(life, placement, state):
+        message = f"from {placement.moved_from} to {node}: {message}"
+        told, reason = "migrating", "Migrating"
     return ReplicaStatus(
         replica=placement.replica,
         node=node,
         runtime=placement.runtime,
+        cluster=placement.cluster,
+        engine=placement.engine,
         state=told,
         reason=reason,
         message=message,
@@ -219,5 +269,17 @@ def _replica(
     )
 
 
-def _badness(state: str) -> int:
+def _leaving(life: Life, placement: Placement, state: State) -> bool:
+    """Whether it is on its way by somebody's wish: where it was, it has not ended yet."""
+    origin = placement.moved_from
+    if origin is None or state.lost(origin):
+        return False
+    place = (origin, placement.replica)
+    return place in life.desired and not life.ended(place)
+
+
+def _badness(state: str, *, paused: bool) -> int:
+    # Of what is to stand still, it is those that run which are not yet as they should be.
+    if paused and state in ("running", "paused"):
+        state = "paused" if state == "running" else "running"
     return _WORST_FIRST.index(state) if state in _WORST_FIRST else 0

@@ -13,12 +13,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from schemas.decision import Attempt, Candidate, Placement, Rejection
+from schemas.decision import Attempt, Candidate, Further, Placement, Preempted, Rejection
 from schemas.deployment import DeploymentRequest
 from schemas.node import RuntimeName
 from services.vim.ledger import Reserved
+from services.vim.neighbours import Around, Neighbours
 from services.vim.room import Refusal, Room, needs
-from services.vim.score import scores
+from services.vim.score import rounded, scores
 
 #: Beyond so many different reasons, nodes refused by the same attribute are told together.
 _MOST_REASONS: Final = 40
@@ -32,14 +33,23 @@ class Choice:
     Attributes:
         placements: of every replica that fits somewhere; all of them, or the most that can be had.
         candidates: who could run it in the winning runtime, best first.
+        further: who else could, where they are too many to tell what each score is made of.
         rejected: who could not, and why.
         message: why something was not placed, in a sentence.
+        preempts: replicas of others that make room for these placements.
     """
 
     placements: list[Placement] = field(default_factory=list)
     candidates: list[Candidate] = field(default_factory=list)
+    further: Further | None = None
     rejected: list[Rejection] = field(default_factory=list)
     message: str = ""
+    preempts: list[Preempted] = field(default_factory=list)
+
+    @property
+    def able(self) -> int:
+        """How many nodes could run it."""
+        return len(self.candidates) + (len(self.further.nodes) if self.further else 0)
 
 
 def place(
@@ -50,6 +60,7 @@ def place(
     current: Iterable[Placement] = (),
     attempts: Iterable[Attempt] = (),
     replicas: Iterable[int] | None = None,
+    around: Around | None = None,
 ) -> Choice:
     """Choose for every replica.
 
@@ -61,7 +72,9 @@ def place(
             they are stay: nothing healthy is moved. The others keep their room.
         attempts: what was tried and failed; not tried again.
         replicas: which replicas to place; all by default.
+        around: who may not run beside whom.
     """
+    current = list(current)
     wanted = list(range(request.replicas) if replicas is None else replicas)
     own: dict[str, dict[int, Placement]] = defaultdict(dict)
     for placement in current:
@@ -69,9 +82,14 @@ def place(
     best = Choice()
     rejected: list[Rejection] = []
     for runtime in request.runtimes:
+        neighbours = Neighbours(around, current) if around and not around.free else None
         rooms = {
             node["name"]: Room(
-                node, reserved.get(node["name"], _NOTHING), own.get(node["name"], {}), placing=wanted
+                node,
+                reserved.get(node["name"], _NOTHING),
+                own.get(node["name"], {}),
+                placing=wanted,
+                neighbours=neighbours,
             )
             for node in sorted(nodes, key=lambda node: str(node["name"]))
         }
@@ -100,27 +118,62 @@ def _place_in(
     wanted: list[int],
     attempts: list[Attempt],
 ) -> Choice:
-    tried = {attempt.node: attempt for attempt in attempts if attempt.runtime == runtime}
     refused: dict[Refusal, list[str]] = {}
     able: list[Room] = []
     for name, room in rooms.items():
-        refusal = _tried(tried[name]) if name in tried else _refusal(request, runtime, room, wanted)
+        before = _attempted(request, runtime, room, attempts)
+        refusal = _tried(before) if before else _refusal(request, runtime, room, wanted)
         if refusal is None:
             able.append(room)
         else:
             refused.setdefault(refusal, []).append(name)
     choice = Choice(
-        rejected=_rejections(runtime, refused),
+        rejected=rejections(runtime, refused),
         candidates=sorted(
             (
-                Candidate(node=name, runtime=runtime, score=round(sum(parts.values()), 4), scores=parts)
-                for name, parts in scores(request, able).items()
+                Candidate(
+                    node=name,
+                    runtime=runtime,
+                    **_by(request, runtime, rooms[name]),
+                    score=rounded(sum(parts.values())),
+                    scores=parts,
+                )
+                for name, parts in scores(request, runtime, able).items()
             ),
             key=lambda candidate: (-candidate.score, candidate.node),
         ),
     )
     total = {candidate.node: candidate.score for candidate in choice.candidates}
+    choice.placements, missing = fill(request, runtime, able, total, wanted)
+    if missing is not None:
+        full: dict[Refusal, list[str]] = {}
+        for room in able:
+            refusal = room.refusal(request, runtime, missing)
+            if refusal is not None:
+                full.setdefault(refusal, []).append(room.name)
+        choice.rejected += rejections(runtime, full)
+    return choice
+
+
+def fill(
+    request: DeploymentRequest,
+    runtime: RuntimeName,
+    able: list[Room],
+    total: dict[str, float],
+    wanted: list[int],
+) -> tuple[list[Placement], int | None]:
+    """Put replicas on nodes, one after the other; returns the first that finds none, too.
+
+    Args:
+        request: what they are of.
+        runtime: how they run.
+        able: the nodes that take at least one.
+        total: their scores.
+        wanted: the replicas.
+    """
+    placements = []
     moving = []
+    missing = None
     stays = {
         replica: room
         for room in able
@@ -130,24 +183,40 @@ def _place_in(
     for replica in wanted:
         here = stays.get(replica)
         if here is not None and here.refusal(request, runtime, replica) is None:
-            choice.placements.append(_put(request, runtime, replica, here, "kept"))
+            placements.append(_put(request, runtime, replica, here, "kept"))
         else:
             moving.append(replica)
     line = _Line(request, able, total)
     for replica in moving:
         best = line.best(runtime, replica)
         if best is None:
-            full: dict[Refusal, list[str]] = {}
-            for room in able:
-                refusal = room.refusal(request, runtime, replica)
-                if refusal is not None:
-                    full.setdefault(refusal, []).append(room.name)
-            choice.rejected += _rejections(runtime, full)
+            missing = replica
             break
-        choice.placements.append(_put(request, runtime, replica, best, f"score {total[best.name]:g}"))
+        placements.append(_put(request, runtime, replica, best, f"score {total[best.name]:g}"))
         line.put_back(best)
-    choice.placements.sort(key=lambda placement: placement.replica)
-    return choice
+    placements.sort(key=lambda placement: placement.replica)
+    return placements, missing
+
+
+def _attempted(
+    request: DeploymentRequest, runtime: RuntimeName, room: Room, attempts: list[Attempt]
+) -> Attempt | None:
+    """The attempt that failed here; one of a whole cluster failed on each of its nodes."""
+    for attempt in reversed(attempts):
+        if attempt.runtime != runtime:
+            continue
+        if attempt.cluster is None and attempt.node == room.name:
+            return attempt
+        if attempt.cluster is not None and attempt.cluster == room.node.get("cluster.name"):
+            by = room.offer(request, runtime)
+            if by is not None and by.cluster == attempt.cluster:
+                return attempt
+    return None
+
+
+def _by(request: DeploymentRequest, runtime: RuntimeName, room: Room) -> dict[str, Any]:
+    by = room.offer(request, runtime)
+    return {"driver": by.driver, "cluster": by.cluster, "engine": by.engine} if by else {}
 
 
 def _tried(attempt: Attempt) -> Refusal:
@@ -166,7 +235,8 @@ def _refusal(
     return refusal
 
 
-def _rejections(runtime: RuntimeName, refused: dict[Refusal, list[str]]) -> list[Rejection]:
+def rejections(runtime: RuntimeName, refused: dict[Refusal, list[str]]) -> list[Rejection]:
+    """The refusals for people, with the nodes of each; of very many those alike are told together."""
     if len(refused) > _MOST_REASONS:
         groups: dict[tuple[str, str | None, Any], list[Refusal]] = defaultdict(list)
         for refusal in refused:
@@ -243,14 +313,16 @@ def _put(
     request: DeploymentRequest, runtime: RuntimeName, replica: int, room: Room, reason: str
 ) -> Placement:
     room.take(request, runtime, replica)
-    cpu, memory, overhead = needs(request, runtime)
+    by = room.offer(request, runtime)
+    cpu, memory, overhead = needs(request, runtime, by.engine if by else None, room.node.get("cpu.arch"))
     return Placement(
         replica=replica,
         node=room.name,
         runtime=runtime,
-        acceleration=room.node.get("acceleration") if runtime in ("vm", "unikernel") else None,
+        **_by(request, runtime, room),
+        acceleration=by.acceleration if by and runtime in ("vm", "unikernel") else None,
         cpu=cpu,
         memory=memory,
         memory_overhead=overhead,
-        reason=reason,
+        reason=f"{reason}; {by.reason}" if by and by.reason else reason,
     )

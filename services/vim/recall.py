@@ -6,6 +6,7 @@ further back in the log; without it a restart would decide and count anew.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import TypeVar
 
 import structlog
@@ -14,12 +15,14 @@ from bus.bus import Bus
 from bus.streams import stream_of
 from bus.watch import Reader
 from schemas.decision import Decision, DeploymentStatus
+from schemas.deployment import Migration
 from schemas.errors import InvalidDocument
 from schemas.event import EventData, read_event
 from services.vim.state import Life
 
 log = structlog.get_logger("vim")
 Told = TypeVar("Told", Decision, DeploymentStatus)
+Data = TypeVar("Data", Decision, DeploymentStatus, Migration)
 
 
 async def recall(bus: Bus, life: Life) -> None:
@@ -32,27 +35,46 @@ async def recall(bus: Bus, life: Life) -> None:
         status = await _last(bus, bus.subjects.status(life.deployment), DeploymentStatus, life.deployment)
         if status is not None:
             life.status = status[1]
+    await _recall_migrations(bus, life)
+
+
+async def _recall_migrations(bus: Bus, life: Life) -> None:
+    """Every wish to migrate is answered, and the present state holds the last one only."""
+    decision = life.decision
+    if decision is None or life.migration_revision <= max(decision.migrations, life.cancel_revision):
+        return
+    async for revision, payload in _all(bus, bus.subjects.migrate(life.deployment)):
+        wish = _read(payload, Migration)
+        if wish is not None:
+            life.migrations[revision] = wish
+    life.migrations = life.open_migrations(decision)
 
 
 async def _last(bus: Bus, subject: str, kind: type[Told], deployment: str) -> tuple[int, Told] | None:
     """The last of a subject that can be read and speaks of this deployment, with its revision."""
     log.warning("read back beyond what cannot be read", subject=subject)
     found = None
+    async for revision, payload in _all(bus, subject):
+        data = _read(payload, kind)
+        if data is not None and data.deployment == deployment:
+            found = (revision, data)
+    return found
+
+
+async def _all(bus: Bus, subject: str) -> AsyncIterator[tuple[int, bytes]]:
+    """Everything that is kept of a subject, the oldest first."""
     reader = Reader(bus.jetstream, stream_of(subject), bus.minicloud, [subject], everything=True)
     await reader.start()
     try:
         async for item in reader:
             if item.kind == "SYNC":
-                return found
-            data = _read(item.payload, kind)
-            if data is not None and data.deployment == deployment:
-                found = (item.revision, data)
+                return
+            yield item.revision, item.payload
     finally:
         await reader.stop()
-    return found
 
 
-def _read(payload: bytes, kind: type[Told]) -> Told | None:
+def _read(payload: bytes, kind: type[Data]) -> Data | None:
     data: EventData
     try:
         data = read_event(payload, kind).data

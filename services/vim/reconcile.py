@@ -18,11 +18,11 @@ from schemas.deployment import DeploymentRequest
 from schemas.errors import InvalidDocument, MinicloudError, Unavailable
 from schemas.event import now
 from schemas.workload import workload_name
-from services.vim.decide import Decider
+from services.vim.decide import Decider, Others, Preemption, gives
 from services.vim.driver import Driver
 from services.vim.enforce import enforcements
-from services.vim.ledger import Ledger
-from services.vim.lifecycle import Verdict, adrift, hopeless, judge, judge_stopping
+from services.vim.lifecycle import Verdict, adrift, hopeless, judge, judge_stopping, moved
+from services.vim.migrate import wished
 from services.vim.state import Life, State
 from services.vim.voice import TellStatus, Voice
 
@@ -32,7 +32,7 @@ _LONGEST_TOKEN: Final = 64
 _DECISION: Final = 64 * 1024
 _PLACEMENT: Final = 300
 #: Fields that name attributes of nodes.
-_ASKED_OF_NODES: Final = ("where", "prefer", "spread")
+_ASKED_OF_NODES: Final = ("where", "prefer", "spread", "apart", "together")
 
 
 class Reconciler:
@@ -44,7 +44,8 @@ class Reconciler:
         driver: makes placements so.
         tell: publishes a status.
         acting: whether we hold the lease at this moment; without it no step is taken.
-        freed: called when a deployment leaves room that it took before.
+        others: told whose deployments should be looked at.
+        preemption: whether those of lower priority make room.
     """
 
     def __init__(
@@ -54,14 +55,16 @@ class Reconciler:
         driver: Driver,
         tell: TellStatus,
         acting: Callable[[], bool],
-        freed: Callable[[], None],
+        others: Others,
+        preemption: Preemption = "asked",
     ) -> None:
         self._most = bus.wire.max_payload
         self._state = state
         self._driver = driver
         self._acting = acting
         self._voice = Voice(tell, acting, self._most)
-        self._decider = Decider(bus, Ledger(), self._voice, freed)
+        self._preemption = preemption
+        self._decider = Decider(bus, self._voice, state, others, preemption)
 
     def restore_ledger(self) -> None:
         """Reserve what is decided and what runs, after everything was read."""
@@ -91,6 +94,28 @@ class Reconciler:
             self._decider.reserve(life)
         elif life.decision is not None:
             await self._pursue(life, life.decision)
+
+    async def whatif(self, request: DeploymentRequest) -> Decision:
+        """What would be decided of a request at this moment; nothing is done, said or reserved.
+
+        Raises:
+            InvalidDocument: it would be rejected; says every field that nothing enforces.
+            Unavailable: the index does not answer now.
+        """
+        deployment = request.deployment or "whatif"
+        # Of one that is there it would be an update, to which its own room is free.
+        life = self._state.lives.get(deployment if request.deployment else "") or Life(deployment)
+        self._check(life, request)
+        decision = Decision(
+            deployment=deployment,
+            generation=_next(life),
+            spec=request.spec_hash(),
+            outcome="unschedulable",
+            request=request,
+            enforced=await self._enforceable(request),
+            decided_at=now(),
+        )
+        return await self._decider.would(life, decision)
 
     async def trouble(self, deployment: str, error: Exception) -> None:
         """Tell that a step failed for a reason that waiting does not cure."""
@@ -122,26 +147,31 @@ class Reconciler:
             outcome="unschedulable",
             request=request,
             enforced=enforced,
+            # Wishes that are open stay so; those of an earlier life are no longer anybody's.
+            migrations=life.decision.migrations
+            if life.decision and not life.asked_again
+            else life.request_revision,
             decided_at=now(),
         )
         await self._decider.begin(life, decision)
 
     async def _enforced(self, life: Life, request: DeploymentRequest, generation: int) -> list[Enforcement]:
+        """What enforces each field; told where nobody can say it yet."""
+        try:
+            return await self._enforceable(request)
+        except Unavailable:
+            why = "the resource index does not answer; whether the request can be enforced is not known yet"
+            await self._voice.say(life, generation, Verdict("requested", "IndexAway", why, []))
+            raise
+
+    async def _enforceable(self, request: DeploymentRequest) -> list[Enforcement]:
         """What enforces each field; the index is asked only about names that nobody foresaw."""
         try:
-            return enforcements(request)
+            return enforcements(request, preemption=self._preemption)
         except InvalidDocument as error:
             if not any(str(problem["field"]).startswith(_ASKED_OF_NODES) for problem in error.problems):
                 raise
-            try:
-                known = await self._decider.candidates.known()
-            except Unavailable:
-                why = (
-                    "the resource index does not answer; whether the request can be enforced is not known yet"
-                )
-                await self._voice.say(life, generation, Verdict("requested", "IndexAway", why, []))
-                raise
-            return enforcements(request, known)
+            return enforcements(request, await self._decider.candidates.known(), preemption=self._preemption)
 
     def _check(self, life: Life, request: DeploymentRequest) -> None:
         """What a request must be beside its own schema."""
@@ -186,14 +216,38 @@ class Reconciler:
 
     async def _pursue(self, life: Life, decision: Decision) -> None:
         """Place what is due, make it so, and say how it is."""
+        if elsewhere := moved(life, decision):
+            decision = await self._decider.follow(life, decision, elsewhere)
+        if taken := self._decider.to_give(life):
+            decision = await self._decider.give_way(life, decision, taken)
         attempts = hopeless(life, decision)
         drifting = adrift(life, decision, self._state, now())
         missing = decision.request.replicas - len(decision.placements)
         if attempts or drifting or missing:
             decision = await self._decider.again(life, decision, attempts, drifting)
-        await self._driver.apply(life, decision)
+        await self._make_so(life, decision)
+        # Last, since it may have to wait for the index, and what runs must not.
+        if moves := wished(life, decision):
+            await self._make_so(life, await self._decider.migrate(life, decision, moves))
+
+    async def _make_so(self, life: Life, decision: Decision) -> None:
+        await self._driver.apply(life, self._with_room(decision))
         await self._voice.say(life, decision.generation, judge(life, decision, self._state, now()))
         self._decider.reserve(life)
+
+    def _with_room(self, decision: Decision) -> Decision:
+        """The decision without the placements whose room others still have to leave."""
+        taken = {
+            one.node
+            for one in decision.preempts
+            if (other := self._state.lives.get(one.deployment))
+            and not self._state.lost(one.node)
+            and gives(other, one)
+        }
+        if not taken:
+            return decision
+        placements = [placement for placement in decision.placements if placement.node not in taken]
+        return decision.model_copy(update={"placements": placements})
 
     # -- ending ----------------------------------------------------------------------------------
 

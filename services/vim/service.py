@@ -23,19 +23,21 @@ from bus.settings import Settings
 from bus.streams import stream_of
 from bus.watch import WatchItem
 from schemas.decision import FINAL_STATES, Decision, DeploymentStatus
-from schemas.deployment import Cancellation, DeploymentRequest
+from schemas.deployment import Cancellation, DeploymentRequest, Migration
 from schemas.errors import Conflict, InvalidName, NotFound, Unavailable
 from schemas.names import token
 from schemas.resource import ResourceChange
 from schemas.verbs import ListDeployments, WhichDeployment
 from schemas.workload import DesiredWorkload, ObservedWorkload
 from services.vim.agenda import Agenda
-from services.vim.decide import fitting
-from services.vim.driver import HostDriver
+from services.vim.api import routes
+from services.vim.decide import Preemption, fitting
+from services.vim.driver import LevelDriver
 from services.vim.recall import recall
 from services.vim.reconcile import Reconciler
 from services.vim.retained import Retained
 from services.vim.state import Life, State
+from services.vim.wishes import Wishes
 
 log = structlog.get_logger("vim")
 _HANDS: Final = 8
@@ -51,20 +53,24 @@ class VimSettings(Settings):
     look_every: float = Field(
         default=5.0, gt=0, description="seconds between looks at everything, whatever events were lost"
     )
+    preemption: Preemption = Field(
+        default="asked",
+        description="who may stop replicas of lower priority: asked (requests with preempt: lower), always, never",
+    )
 
 
 class Vim:
     """One vim that holds the lease."""
 
-    def __init__(self, bus: Bus, mqtt: MqttBus, acting: Callable[[], bool]) -> None:
+    def __init__(
+        self, bus: Bus, mqtt: MqttBus, acting: Callable[[], bool], preemption: Preemption = "asked"
+    ) -> None:
         self.bus = bus
         self.state = State()
         self.agenda = Agenda()
         self._retained = Retained(bus, mqtt)
         self._failures: dict[str, int] = {}
-        self.reconciler = Reconciler(
-            bus, self.state, HostDriver(bus), self._tell, acting, self._look_at_waiting
-        )
+        self.reconciler = Reconciler(bus, self.state, LevelDriver(bus), self._tell, acting, self, preemption)
         self._synced: set[str] = set()
         self._all_synced = asyncio.Event()
 
@@ -76,6 +82,7 @@ class Vim:
                 {
                     s.request(): DeploymentRequest,
                     s.cancel(): Cancellation,
+                    s.migrate(): Migration,
                     s.decision(): Decision,
                     s.status(): DeploymentStatus,
                 },
@@ -104,6 +111,7 @@ class Vim:
         frame.spawn(self._tick(frame.settings.look_every, looks.inc))
         await self.bus.serve("vim", "list", ListDeployments, self._list)
         await self.bus.serve("vim", "get", WhichDeployment, self._get)
+        await self.bus.serve("vim", "whatif", DeploymentRequest, self._whatif)
         frame.say_ready()
 
     async def _follow(
@@ -139,7 +147,12 @@ class Vim:
     def _add(self, life: Life) -> None:
         self.agenda.add(life.deployment, life.priority)
 
-    def _look_at_waiting(self) -> None:
+    def look(self, deployment: str) -> None:
+        """Look at a deployment that a decision about another one concerns."""
+        self._add(self.state.life(deployment))
+
+    def freed(self) -> None:
+        """Somebody left room: look at whoever waits for it."""
         for life in self.state.lives.values():
             if life.waiting:
                 self._add(life)
@@ -214,12 +227,20 @@ class Vim:
             raise NotFound(
                 f"there is no deployment {which.deployment!r}", expected=" or ".join(near) if near else None
             )
-        told = {**_summary(life), "status": life.status.model_dump(mode="json", by_alias=True)}
+        told = {
+            **_summary(life),
+            "revision": life.request_revision,
+            "status": life.status.model_dump(mode="json", by_alias=True),
+        }
         decision = None
         if life.decision is not None:
             room = self.bus.wire.max_payload - _ENVELOPE - len(json.dumps(told))
             decision = fitting(life.decision, room).model_dump(mode="json", by_alias=True)
         return {**told, "decision": decision}
+
+    async def _whatif(self, request: DeploymentRequest) -> Decision:
+        decision = await self.reconciler.whatif(request)
+        return fitting(decision, self.bus.wire.max_payload - _ENVELOPE)
 
 
 def _summary(life: Life) -> dict[str, Any]:
@@ -249,6 +270,10 @@ async def _unless(stopping: asyncio.Event, wanted: asyncio.Event) -> bool:
 async def serve(frame: Frame[VimSettings]) -> None:
     """Stand by until the lease is ours, then act until asked to stop."""
     await frame.bus.ensure_streams()
+    # A wish is a level on the bus, so whoever stands by may take it down, and asks who acts for what is known.
+    wishes = Wishes(frame.bus)
+    await wishes.serve()
+    frame.routes += routes(frame.bus, wishes)
     lease = frame.bus.lease("vim", frame.settings.instance)
     log.info("standing by")
     acquiring = asyncio.ensure_future(lease.acquire())
@@ -260,7 +285,7 @@ async def serve(frame: Frame[VimSettings]) -> None:
     endpoint = frame.settings.endpoint("vim")
     mqtt = await MqttBus.connect(frame.settings.mqtt, endpoint, f"vim-{frame.settings.minicloud}")
     try:
-        vim = Vim(frame.bus, mqtt, lambda: lease.held)
+        vim = Vim(frame.bus, mqtt, lambda: lease.held, frame.settings.preemption)
         await vim.start(frame)
         lost = asyncio.ensure_future(lease.lost.wait())
         await asyncio.wait({stop, lost}, return_when=asyncio.FIRST_COMPLETED)

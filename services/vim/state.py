@@ -7,12 +7,14 @@ cannot be read, or speaks for another, changes nothing but the revision that com
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from bus.watch import WatchItem
 from schemas.decision import Decision, DeploymentStatus, Placement
-from schemas.deployment import Cancellation, DeploymentRequest
+from schemas.deployment import Cancellation, DeploymentRequest, Migration
 from schemas.errors import InvalidDocument
 from schemas.flatten import may_be_metric
 from schemas.names import name_in
@@ -21,6 +23,8 @@ from schemas.workload import DesiredWorkload, ObservedWorkload, workload_name
 
 #: (node, replica)
 Place = tuple[str, int]
+#: Told of a node, its attributes and the revision of the change log that says so.
+Follower = Callable[[str, Mapping[str, Any], int], None]
 _ENDED = frozenset({"stopped", "completed", "failed"})
 
 
@@ -32,6 +36,8 @@ class Life:
         deployment: its id.
         request: the last request, None if it cannot be read (then ``refused`` says why).
         request_digest: identity of what was last asked, readable or not.
+        migrations: wishes to migrate by revision, those that no decision answered as far as we know.
+        migration_revision: the last revision of its wishes to migrate, whatever it holds.
         decision_revision: the last revision of its decisions, whatever it holds.
         decided_revision: the revision of ``decision``.
         status_spoiled: something else lies where our last status should.
@@ -48,6 +54,8 @@ class Life:
     refused: InvalidDocument | None = None
     cancel_revision: int = 0
     cancel_reason: str = ""
+    migrations: dict[int, Migration] = field(default_factory=dict)
+    migration_revision: int = 0
     decision: Decision | None = None
     decision_revision: int = 0
     decided_revision: int = 0
@@ -92,11 +100,19 @@ class Life:
         """Whether it would run, or run better, if there were room or another node."""
         if self.cancelled or self.decision is None:
             return False
-        return self.decision.outcome == "unschedulable" or bool(self.status and self.status.state == "lost")
+        if self.decision.outcome == "unschedulable" or bool(self.status and self.status.state == "lost"):
+            return True
+        # Room is being made for it.
+        return bool(self.decision.preempts) and not (self.status and self.status.state == "running")
+
+    def open_migrations(self, decision: Decision) -> dict[int, Migration]:
+        """The wishes to migrate that are still to be answered, by revision."""
+        answered = max(decision.migrations, self.cancel_revision)
+        return {revision: wish for revision, wish in self.migrations.items() if revision > answered}
 
     def running_desired(self) -> list[Place]:
-        """Where some node is told to run it."""
-        return [place for place, desired in self.desired.items() if desired.state == "running"]
+        """Where some node is told to run it, be it paused."""
+        return [place for place, desired in self.desired.items() if desired.state != "stopped"]
 
     def seen(self, placement: Placement, generation: int) -> ObservedWorkload | None:
         """What was observed of a placement in this generation and in its runtime."""
@@ -129,10 +145,11 @@ def over(observed: ObservedWorkload, restart: str) -> bool:
 
 @dataclass
 class Node:
-    """A node as far as vim must know: since when it is lost, None while it is there."""
+    """A node as far as vim must know: since when it is lost, None while it is there, and what it is."""
 
     lost_since: datetime | None = None
     left: bool = False
+    attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
 class State:
@@ -141,6 +158,11 @@ class State:
     def __init__(self) -> None:
         self.lives: dict[str, Life] = {}
         self.nodes: dict[str, Node] = {}
+        self._followers: list[Follower] = []
+
+    def follow(self, follower: Follower) -> None:
+        """Tell somebody of every change of a node, with its revision."""
+        self._followers.append(follower)
 
     def life(self, deployment: str) -> Life:
         """The life of a deployment, made when it is first heard of."""
@@ -151,8 +173,13 @@ class State:
         known = self.nodes.get(node)
         return known is not None and known.lost_since is not None
 
+    def attribute(self, node: str, name: str) -> Any:
+        """An attribute of a node as the change log told it last; None where it has none."""
+        known = self.nodes.get(node)
+        return None if known is None else known.attributes.get(name)
+
     def take_deployment(self, item: WatchItem[object]) -> list[str]:
-        """A request, cancellation, decision or status; returns the deployment."""
+        """A request, cancellation, wish to migrate, decision or status; returns the deployment."""
         life = self.life(name_in(item.subject))
         aspect = item.subject.rsplit(".", 1)[1]
         data = item.event.data if item.event else None
@@ -170,10 +197,15 @@ class State:
                 # A cancellation that cannot be read still is the wish that it ends.
                 life.cancel_revision = item.revision
                 life.cancel_reason = data.reason if isinstance(data, Cancellation) else ""
+            case "migrate":
+                life.migration_revision = item.revision
+                if isinstance(data, Migration):
+                    life.migrations[item.revision] = data
             case "decision":
                 life.decision_revision = item.revision
                 if isinstance(data, Decision) and data.deployment == life.deployment:
                     life.decision, life.decided_revision = data, item.revision
+                    life.migrations = life.open_migrations(data)
             case "status":
                 ours = isinstance(data, DeploymentStatus) and data.deployment == life.deployment
                 last = life.status.sequence if life.status else 0
@@ -218,6 +250,9 @@ class State:
         turned = lost != (node.lost_since is not None)
         if turned:
             node.lost_since = data.observed_at if lost else None
+        node.attributes = data.attributes
+        for follower in self._followers:
+            follower(name, data.attributes, item.revision)
         node.left = lost and data.kind == "left"
         if not turned and data.kind == "changed" and all(map(_passing, data.changed)):
             return []

@@ -21,6 +21,7 @@ from tests.parts.mosquitto import Mosquitto
 
 NAMES = {
     "admin": "root", "service": "vim", "agent": "pi-3", "worker": "pi-3", "device": "thermo-1",
+    "cluster": "alpha",
     "user": "ada", "viewer": "eve", "fleet": "sim", "minicloud": "pisa",
 }  # fmt: skip
 
@@ -50,6 +51,27 @@ PUBLISH: dict[str, tuple[list[str], list[str]]] = {
             "svc.vim.cancel",
         ],
     ),
+    "cluster": (
+        [
+            "node.alpha-1.characterization",
+            "node.alpha-1.presence",
+            "node.alpha-1.metrics",
+            "node.alpha-1.observed.w-0",
+            "node.pi-3.cluster",
+            "node.pi-3.observed.w-0",
+            "lease.cluster-alpha",
+        ],
+        [
+            "node.pi-3.characterization",
+            "node.pi-3.presence",
+            "node.pi-3.worker",
+            "node.alpha-1.desired.w-0",
+            "lease.cluster-beta",
+            "lease.vim",
+            "deployment.x.request",
+            "svc.rid.query",
+        ],
+    ),
     "device": (
         ["device.thermo-1.temperature"],
         [
@@ -61,7 +83,13 @@ PUBLISH: dict[str, tuple[list[str], list[str]]] = {
         ],
     ),
     "user": (
-        ["deployment.x.request", "deployment.x.cancel", "svc.rid.query", "storage.bucket.photos.policy"],
+        [
+            "deployment.x.request",
+            "deployment.x.cancel",
+            "deployment.x.migrate",
+            "svc.rid.query",
+            "storage.bucket.photos.policy",
+        ],
         [
             "deployment.x.status",
             "deployment.x.decision",
@@ -78,7 +106,8 @@ PUBLISH: dict[str, tuple[list[str], list[str]]] = {
             "svc.rid.keep",
             "deployment.x.request",
             "deployment.x.cancel",
-            "svc.vim.cancel",
+            "deployment.x.migrate",
+            "svc.vim.scale",
             "node.pi-3.metrics",
             "resource.pi-3",
         ],
@@ -106,6 +135,10 @@ SUBSCRIBE: dict[str, tuple[list[str], list[str]]] = {
             "node.*.metrics",
             ">",
         ],
+    ),
+    "cluster": (
+        ["node.*.desired.*", "node.*.observed.*", "node.*.cluster", "svc.cluster.*.alpha"],
+        ["node.*.metrics", "svc.cluster.*.beta", "svc.worker.logs.pi-3", "deployment.*.status", ">"],
     ),
     "user": (
         ["deployment.*.status", "node.>", "resource.*"],

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +25,20 @@ class Reader:
 
     data: Path
     mqtt_port: str
+    monitor_port: str
     path: str
 
     def run(self, script: str, folder: Path) -> subprocess.CompletedProcess[str]:
         """Run a page's blocks in ``folder``, where ``examples`` is as in the checkout."""
         (folder / "examples").symlink_to(ROOT / "examples")
         return subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script.replace("1883", self.mqtt_port)],
+            [
+                "bash",
+                "-euo",
+                "pipefail",
+                "-c",
+                script.replace("1883", self.mqtt_port).replace(":3000", f":{self.monitor_port}"),
+            ],
             cwd=folder,
             env={
                 **os.environ,
@@ -63,8 +71,19 @@ def reader(
         )
         return asked.returncode == 0
 
-    up = PartProcess([*command, "up", "--data", data, "--fleet", "3"], data.parent / "up.log", environment)
+    def monitored() -> bool:
+        url = json.loads((data / "stack.json").read_text())["http"]["monitor"]
+        try:
+            with urllib.request.urlopen(f"{url}/readyz", timeout=5):
+                return True
+        except OSError:
+            return False
+
+    started = [*command, "up", "--data", data, "--fleet", "3", "--monitor", "0"]
+    up = PartProcess(started, data.parent / "up.log", environment)
     with up:
         up.wait_until(ready, 60)
-        mqtt = json.loads((data / "stack.json").read_text())["mqtt"]
-        yield Reader(data, mqtt.rpartition(":")[2], path)
+        up.wait_until(monitored, 60)
+        stack = json.loads((data / "stack.json").read_text())
+        ports = (url.rpartition(":")[2] for url in (stack["mqtt"], stack["http"]["monitor"]))
+        yield Reader(data, *ports, path)

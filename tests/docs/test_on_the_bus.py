@@ -165,9 +165,16 @@ async def test_what_real_services_say_and_answer_is_what_the_reference_says(
         "rid.attributes": await _asked(bus, "rid", "attributes", None),
         "vim.list": await _asked(bus, "vim", "list", None),
         "vim.get": await _asked(bus, "vim", "get", {"deployment": "job"}),
+        "vim.scale": await _asked(bus, "vim", "scale", {"deployment": "nowhere", "replicas": 2}),
+        "vim.pause": await _asked(bus, "vim", "pause", {"deployment": "nowhere"}),
+        "vim.resume": await _asked(bus, "vim", "resume", {"deployment": "nowhere"}),
+        "vim.migrate": await _asked(bus, "vim", "migrate", {"deployment": "nowhere", "to": "pi-3"}),
+        "vim.whatif": await _asked(bus, "vim", "whatif", job),
         "worker.logs": await _asked(bus, "worker", "logs", {"workload": "job-0"}, "pi-3"),
     }
     for verb in VERBS:
+        if verb.service == "cluster":
+            continue  # there is none here
         answer = answers.pop(f"{verb.service}.{verb.name}")
         assert answer is not None
         if verb.answers:
@@ -197,4 +204,10 @@ def _hold_against_the_reference(heard: Heard, mc: str) -> None:
             continue
         problems = _problems(Draft202012Validator(SCHEMAS[channel.data.event_type]), json.loads(payload))
         assert problems == [], (subject, payload)
-    assert kinds == {channel.name for channel in CHANNELS} - {"reading", "cancel", "heartbeat"}
+    assert kinds == {channel.name for channel in CHANNELS} - {
+        "reading",
+        "cancel",
+        "heartbeat",
+        "cluster",
+        "trouble",
+    }

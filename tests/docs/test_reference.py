@@ -131,15 +131,19 @@ def _covers(pattern: str, subject: str) -> bool:
     return re.fullmatch(expression, subject) is not None
 
 
-def _own_subject(channel: Channel, name: str) -> str:
+def _own_subject(channel: Channel, name: str, role: str = "") -> str:
     """A subject of this kind on which a principal called ``name`` would speak."""
+    service = role if role == "cluster" else "worker"
     return channel.subject(
-        Subjects("home"), **{one: "worker" if one == "service" else name for one in channel.parameters[1:]}
+        Subjects("home"), **{one: service if one == "service" else name for one in channel.parameters[1:]}
     )
 
 
 def _roles(parties: tuple[Party, ...]) -> set[str]:
-    return {"service" if party in ("rid", "vim") else party for party in parties} | {"admin", "service"}
+    return {"service" if party in ("rid", "vim", "monitor") else party for party in parties} | {
+        "admin",
+        "service",
+    }
 
 
 @pytest.mark.parametrize("channel", CHANNELS, ids=lambda channel: channel.name)
@@ -149,7 +153,11 @@ def test_the_broker_lets_exactly_those_send_and_hear_that_the_table_names(channe
     given: dict[Role, Permissions] = {role: permissions(role, name, "home") for role in ROLES}
     given = {role: p for role, p in given.items() if p.link == channel.link}
     subject = _own_subject(channel, name)
-    senders = {role for role, p in given.items() if _allowed(p.publish, p.publish_deny, subject)}
+    senders = {
+        role
+        for role, p in given.items()
+        if _allowed(p.publish, p.publish_deny, _own_subject(channel, name, role))
+    }
     hearers = {role for role, p in given.items() if _allowed(p.subscribe, p.subscribe_deny, subject)}
     assert senders == _roles(channel.senders) & given.keys()
     assert hearers == _roles(channel.receivers) & given.keys()
@@ -157,7 +165,12 @@ def test_the_broker_lets_exactly_those_send_and_hear_that_the_table_names(channe
 
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: f"{verb.service}.{verb.name}")
 def test_the_broker_lets_exactly_those_ask_that_the_table_names(verb: Any) -> None:
-    subject = verb.address.replace("{minicloud}", "home").replace("{node}", "me").replace("{instance}", "one")
+    subject = (
+        verb.address.replace("{minicloud}", "home")
+        .replace("{node}", "me")
+        .replace("{cluster}", "me")
+        .replace("{instance}", "one")
+    )
     askers = {
         role
         for role in ROLES

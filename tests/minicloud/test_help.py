@@ -56,7 +56,7 @@ def parse(line: str) -> None:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the files that examples speak of."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")
-    for name in ("cert.pem", "key.pem", "ca.pem", "pi-3.txt"):
+    for name in ("cert.pem", "key.pem", "ca.pem", "pi-3.txt", "hello.elf"):
         (tmp_path / name).touch()
     (tmp_path / "question.json").write_text("{}")
     monkeypatch.chdir(tmp_path)

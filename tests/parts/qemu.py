@@ -34,3 +34,16 @@ class Qemu(DebianPart):
         machine = ["-machine", "pc", "-accel", "tcg", "-m", "64", "-display", "none", "-no-reboot"]
         plain = ["-nodefaults", "-serial", "stdio", "-monitor", "none", "-kernel", str(kernel)]
         return PartProcess([self.obtain(), *machine, *plain, *arguments], output)
+
+
+class QemuArm(DebianPart):
+    """``qemu-system-aarch64``: machines of another kind than most tests run on."""
+
+    def __init__(self, *, use_installed: bool = True) -> None:
+        super().__init__(
+            "qemu-arm",
+            ("qemu-system-arm", "qemu-system-data"),
+            "usr/bin/qemu-system-aarch64",
+            ("-L", "{root}/usr/share/qemu"),
+            use_installed=use_installed,
+        )

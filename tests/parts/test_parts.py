@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import shutil
 import subprocess
 import textwrap
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -17,14 +21,23 @@ from pymongo.database import Database
 from bus.broker import Broker
 from bus.credentials import Credential
 from tests.parts.busybox import Busybox
+from tests.parts.cni import CniPlugins
+from tests.parts.containerd import Containerd
 from tests.parts.debian import DebianPart
+from tests.parts.etcd import Etcd
+from tests.parts.go import GoPart
+from tests.parts.kubernetes import KubernetesNode, KubernetesServers
+from tests.parts.kwok import Kwok
 from tests.parts.mongodb import MongoServer
 from tests.parts.mosquitto import Mosquitto
 from tests.parts.nats_server import NatsServer
+from tests.parts.nftables import Nftables
 from tests.parts.node_exporter import NodeExporter
 from tests.parts.npm import AsyncApiParser
+from tests.parts.opera import OperaParser
 from tests.parts.part import Part, PartMissing, Progress
-from tests.parts.qemu import Qemu
+from tests.parts.prometheus import Prometheus
+from tests.parts.qemu import Qemu, QemuArm
 from tests.parts.runc import Runc
 
 
@@ -92,6 +105,22 @@ def test_a_part_that_cannot_be_had_says_why_and_leaves_no_half_of_it(
     assert [path.name for path in (own_cache / "failing").iterdir()] == [".lock"]
 
 
+class Slow(Counted):
+    """A part that takes longer than its test may."""
+
+    name = "slow"
+
+    def build(self, into: Path) -> None:
+        threading.Event().wait(1.5)
+
+
+@pytest.mark.timeout(1, method="signal")
+def test_the_making_of_a_part_is_not_the_time_of_the_test(
+    own_cache: Path, progress: list[str], part: Callable[[Slow], Slow]
+) -> None:
+    assert part(Slow()).available() is None
+
+
 def test_an_unknown_debian_package_is_a_missing_part(own_cache: Path) -> None:
     reason = DebianPart("none", ("minicloud-no-such-package",), "usr/bin/no-such-program").available()
     assert reason is not None
@@ -117,11 +146,69 @@ def test_qemu_runs(qemu: Qemu) -> None:
     assert "QEMU emulator" in said.stdout
 
 
+def test_qemu_for_arm64_runs(part: Callable[[QemuArm], QemuArm]) -> None:
+    said = subprocess.run(
+        [part(QemuArm()).obtain(), "-machine", "help"], capture_output=True, text=True, check=True
+    )
+    assert "virt-7.2" in said.stdout or "virt " in said.stdout
+
+
 def test_node_exporter_serves_its_page_and_stops(node_exporter: NodeExporter, tmp_path: Path) -> None:
     running, url = node_exporter.start(tmp_path / "out")
     with running, urllib.request.urlopen(url, timeout=10) as page:
         assert b"node_cpu_seconds_total" in page.read()
     assert running.process.poll() is not None
+
+
+@pytest.mark.parametrize(
+    ("built", "program", "says"),
+    [
+        (Etcd(), "etcd", "etcd Version: {}"),
+        (Kwok(), "kwok", "kwok version {}"),
+        (Containerd(), "containerd", "containerd/v2 {}"),
+        (KubernetesServers(), "kube-apiserver", "Kubernetes {}"),
+        (KubernetesNode(), "kubelet", "Kubernetes {}"),
+        (CniPlugins(), "bridge", "CNI bridge plugin"),
+    ],
+    ids=lambda built: built.name if isinstance(built, Part) else "",
+)
+def test_go_programs_are_of_the_version_that_is_asked_for(
+    part: Callable[[GoPart], GoPart], built: GoPart, program: str, says: str
+) -> None:
+    version = built.version.removeprefix("v") if program in ("etcd", "containerd") else built.version
+    command = [part(built).obtain() / program, "--version"]
+    said = subprocess.run(command, capture_output=True, text=True, check=False, env={})
+    assert says.format(version) in said.stdout + said.stderr
+
+
+def test_nft_runs(part: Callable[[Nftables], Nftables]) -> None:
+    said = subprocess.run(
+        [part(Nftables()).obtain(), "--version"], capture_output=True, text=True, check=True
+    )
+    assert said.stdout.startswith("nftables v")
+
+
+class Broken(GoPart):
+    """A Go program that does not compile."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__("broken", "etcd", ["."], "no time")
+        self.module = folder / "module"
+        self.module.mkdir()
+        (self.module / "go.mod").write_text("module broken\n")
+        (self.module / "main.go").write_text("package main\nfunc main() { undefined() }\n")
+
+    version = "v1"
+
+
+def test_a_go_part_that_does_not_compile_says_why(
+    own_cache: Path, progress: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = Broken(tmp_path)
+    if shutil.which("go") is not None:
+        assert "undefined" in str(broken.available())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "no `go` on this machine; 1.26 or newer is needed" in str(broken.available())
 
 
 def test_mosquitto_reads_what_mosquitto_wrote(
@@ -195,6 +282,28 @@ def test_an_unpacked_qemu_finds_its_firmware(own_cache: Path, progress: list[str
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert ended.returncode == 1, ended.stderr
+
+
+def test_prometheus_answers_who_knows_its_password_and_nobody_else(
+    prometheus: Prometheus, tmp_path: Path
+) -> None:
+    with prometheus.start(tmp_path / "data", [], "tests", "secret") as it:
+        ask = urllib.request.Request(f"{it.url}/api/v1/query?query=vector(7)")
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(ask, timeout=10)
+        ask.add_header("Authorization", f"Basic {base64.b64encode(b'tests:secret').decode()}")
+        with urllib.request.urlopen(ask, timeout=10) as answer:
+            assert json.load(answer)["data"]["result"][0]["value"][1] == "7"
+
+
+def test_opera_reads_a_tosca_document_and_refuses_another(opera: OperaParser, tmp_path: Path) -> None:
+    path = tmp_path / "one.yaml"
+    template = "topology_template: {node_templates: {one: {type: %s}}}"
+    path.write_text("tosca_definitions_version: tosca_simple_yaml_1_3\n" + template % "tosca.nodes.Compute")
+    assert opera.nodes(path) == ["one"]
+    path.write_text("tosca_definitions_version: tosca_simple_yaml_1_3\n" + template % "tosca.nodes.Nothing")
+    with pytest.raises(AssertionError, match="Nothing"):
+        opera.nodes(path)
 
 
 def test_a_missing_part_is_told_in_a_table_and_fails_in_ci(

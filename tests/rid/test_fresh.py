@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from schemas.event import event
+from schemas.liveness import Thresholds
 from services.rid.answer import Answers
 from services.rid.columns import ColumnIndex
 from services.rid.index import Index
 from services.rid.ingest import Ingest
-from services.rid.liveness import Thresholds
 from services.rid.rows import RowIndex
 from services.rid.settings import RidSettings
 from tests.rid import nodes

@@ -9,10 +9,10 @@ import pytest
 from schemas.attributes import MEANS
 from schemas.event import EventData, event
 from schemas.flatten import attributes_of
+from schemas.liveness import Thresholds
 from services.rid.columns import ColumnIndex
 from services.rid.fresh import lasting
 from services.rid.ingest import Ingest
-from services.rid.liveness import Thresholds
 from services.rid.watch import ChangeLog
 from tests.rid import nodes
 from tests.rid.nodes import GIB

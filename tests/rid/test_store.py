@@ -28,6 +28,7 @@ from bus.streams import STREAMS
 from schemas.errors import InvalidDocument
 from schemas.event import event, read_event
 from schemas.flatten import allocatable, attributes_of, measured, working
+from schemas.liveness import Thresholds
 from schemas.node import Characterization, Measurement, Presence
 from schemas.resource import ResourceChange
 from schemas.workload import DesiredWorkload, WorkerStatus
@@ -35,7 +36,6 @@ from services.rid.columns import ColumnIndex
 from services.rid.fresh import lasting
 from services.rid.ingest import Ingest
 from services.rid.known import from_document, to_document
-from services.rid.liveness import Thresholds
 from services.rid.service import Rid
 from services.rid.settings import RidSettings
 from services.rid.watch import ChangeLog

@@ -6,14 +6,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from docs.contract import REQUEST
+from schemas.cluster import ClusterNode
 from schemas.dead import DeadLetter
 from schemas.decision import Decision, DeploymentStatus
-from schemas.deployment import Cancellation, DeploymentRequest
+from schemas.deployment import Cancellation, DeploymentRequest, Migration
 from schemas.event import Event, EventData, event
 from schemas.federation import Heartbeat
 from schemas.kept import KeptQuery
 from schemas.node import Characterization, Measurement, Presence
 from schemas.resource import ResourceChange
+from schemas.trouble import NodeTrouble
 from schemas.workload import DesiredWorkload, ObservedWorkload, WorkerStatus
 
 WHEN = datetime(2026, 5, 4, 9, 30, 0, 125000, tzinfo=UTC)
@@ -101,6 +103,8 @@ DATA: tuple[EventData, ...] = (
             "rejected": [{"reason": "gpu is false", "attribute": "gpu", "wanted": True, "nodes": ["pi-4"]}],
             "placements": [{**_REPLICA, "cpu": 0.25, "memory": 1 << 26}],
             "attempts": [{**_REPLICA, "reason": "ImageNotFound"}],
+            "migrations": 17,
+            "unmoved": [{**_REPLICA, "reason": "CannotMigrate", "message": "no other node fits"}],
             "considered": 2,
             "decided_at": WHEN,
         }
@@ -140,6 +144,56 @@ DATA: tuple[EventData, ...] = (
         heard=0.5,
         names=["queue.depth"],
         every=1,
+    ),
+    Migration.model_validate({"replica": 0, "from": "pi-3", "to": "pi-4", "reason": "the fan is loud"}),
+    ClusterNode.model_validate(
+        {
+            "node": "pi-3",
+            "cluster": "alpha",
+            "kubernetes": "pi-3.local",
+            "ready": False,
+            "reason": "KubeletNotReady: container runtime is down",
+            "address": "10.0.0.3",
+            "taints": [{"key": "gpu", "value": "yes", "effect": "NoSchedule"}],
+            "labels": {"kubernetes.io/os": "linux"},
+            "allocatable": {"cpu": 3.5, "memory": 3 * 1024**3, "pods": 110},
+            "runtimes": [
+                {"name": "container", "engine": "k3s"},
+                {"name": "unikernel", "engine": "qemu-pod", "acceleration": "kvm"},
+            ],
+            "silent": {"kubevirt": "the cluster serves no VirtualMachine"},
+            "allow_root": True,
+            "version": "0.1.0",
+            "observed_at": WHEN,
+        }
+    ),
+    NodeTrouble.model_validate(
+        {
+            "node": "pi-3",
+            "troubles": [
+                {
+                    "what": "hot",
+                    "message": "temperature: 91 C, limit 85",
+                    "value": 91,
+                    "limit": 85,
+                    "unit": "C",
+                    "since": WHEN,
+                }
+            ],
+            "over": ["cpu"],
+            "deployments": ["hello"],
+            "workloads": [
+                {
+                    "workload": "hello-0",
+                    "deployment": "hello",
+                    "replica": 0,
+                    "runtime": "process",
+                    "state": "running",
+                    "since": WHEN,
+                }
+            ],
+            "observed_at": WHEN,
+        }
     ),
 )
 

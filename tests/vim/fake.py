@@ -27,6 +27,11 @@ def failing(reason: str) -> list[Step]:
     return [("creating", "Preparing"), ("failed", reason)]
 
 
+def _content(level: DesiredWorkload) -> dict[str, Any]:
+    """What makes another run of it; not which generation says so, nor whether it stands still."""
+    return level.model_dump(exclude={"generation", "state", "candidates"})
+
+
 def _up(_: DesiredWorkload) -> list[Step]:
     return UP
 
@@ -126,24 +131,33 @@ class FakeNodes:
 
     def _take(self, level: DesiredWorkload) -> None:
         key = (level.node, level.workload)
+        if level.driver != "host":
+            self.running.pop(key, None)  # the worker of its cluster speaks for it
+            return
         before = self.running.get(key)
+        same = before is not None and _content(before) == _content(level)
         if level.state == "stopped":
             self.running.pop(key, None)
             self._spawn(self._say(level, [("stopped", "Stopped")]))
         elif self._over(level):
             self._spawn(self.say(self.said[key]))
-        elif before is None or before.model_dump() != level.model_dump():
+        elif not same:
             steps = self.behave(level)
             if not steps:
                 return
             self.starts[level.node, level.workload, level.generation] += 1
-            if steps[-1][0] in ("running", "degraded"):
+            if level.state == "paused":
+                steps = [*steps, ("paused", "Paused")]
+            if steps[-1][0] in ("running", "degraded", "paused"):
                 self.running[key] = level
                 count = sum(w == level.workload and n not in self.away for n, w in self.running)
                 self.most_at_once[level.workload] = max(self.most_at_once[level.workload], count)
             self._spawn(self._say(level, steps))
         else:
-            self._spawn(self._say(level, self.behave(level)[-1:]))
+            # Another generation of what runs, or the same again: the run goes on, or stands still.
+            self.running[key] = level
+            still = level.state == "paused"
+            self._spawn(self._say(level, [("paused", "Paused")] if still else self.behave(level)[-1:]))
 
     def _over(self, level: DesiredWorkload) -> bool:
         """Whether it has run to its end in this generation, which a worker remembers."""

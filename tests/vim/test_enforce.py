@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from schemas.deployment import DeploymentRequest
 from schemas.errors import InvalidDocument
@@ -30,12 +31,18 @@ ASKING: dict[str, Any] = {
     "prefer": [{"load.5m": "asc"}],
     "spread": {"over": "rack"},
     "pack": True,
+    "labels": {"app": "web"},
+    "apart": [{"deployment": "other"}, {"itself": True, "over": "rack"}],
+    "together": [{"labels": {"app": "cache"}}],
+    "tolerations": [{"key": "gpu", "operator": "Exists"}],
+    "preempt": "lower",
     "data": [{"bucket": "photos"}],
     "health": {"console": "ready"},
     "restart": "never",
     "on_loss": {"singleton": True, "replaceAfter": "1m"},
     "user": "root",
     "priority": 5,
+    "paused": True,
 }
 
 
@@ -82,7 +89,11 @@ def test_only_what_was_asked_for_is_named() -> None:
         ({"prefer": [{"load.5": "asc"}]}, "prefer.0.load.5", "load.5m"),
         ({"prefer": [{"load.5m": "upwards"}]}, "prefer.0.load.5m", "asc or desc"),
         ({"prefer": [{"near": {"bucket": "b"}}]}, "prefer.0", None),
+        ({"prefer": [{"near": {"place": "a b"}}]}, "prefer.0.near", None),
+        ({"prefer": [{"near": {"place": "a", "within": 3}}]}, "prefer.0", None),
         ({"prefer": [{}]}, "prefer.0", None),
+        ({"apart": [{"itself": True, "over": "racks"}]}, "apart.0", "rack"),
+        ({"together": [{"deployment": "db", "over": "regon.city"}]}, "together.0", "region.city"),
         ({"spread": {"over": "racks"}}, "spread.over", "rack"),
         ({"data": [{"bucket": "b"}]}, "data", None),
     ],
@@ -96,6 +107,14 @@ def test_what_cannot_be_enforced_is_refused_with_the_cure(
     assert problem["field"] == field
     assert problem["expected"]
     assert expected in (None, problem["expected"])
+
+
+def test_a_site_that_preempts_nobody_refuses_to() -> None:
+    asked = request(priority=5, preempt="lower")
+    assert {"priority", "preempt"} <= {one.field for one in enforcements(asked)}
+    with pytest.raises(InvalidDocument) as caught:
+        enforcements(asked, preemption="never")
+    assert caught.value.field == "preempt"
 
 
 def test_every_problem_is_told_at_once() -> None:
@@ -162,3 +181,14 @@ def test_whatever_the_query_language_allows_is_held(where: dict[str, Any]) -> No
     assert {"where"} == {one.field for one in enforcements(request(where=where), ["my.metric", "never"])} & {
         "where"
     } or (where == {})
+
+
+def test_folders_are_for_unikernels_and_disks_for_vms() -> None:
+    folder = {"folder": "/srv/data", "mount": "/data"}
+    asked = request(runtimes=["unikernel"], images={"unikernel": {"kernel": "/k", "folders": [folder]}})
+    assert "images.unikernel.folders" in {one.field for one in enforcements(asked)}
+    with pytest.raises(InvalidDocument) as refused:
+        enforcements(request(runtimes=["unikernel"], images={"unikernel": {"kernel": "/k", "disk": "/d"}}))
+    assert refused.value.field == "images.unikernel.disk"
+    with pytest.raises(ValidationError, match=r"images\.vm\.folders"):
+        request(runtimes=["vm"], images={"vm": {"kernel": "/k", "folders": [folder]}})

@@ -222,3 +222,49 @@ async def test_a_message_that_would_kill_it_is_not_there(own: Site) -> None:
         await serving(own.bus, "vim", "list")
         assert vim.process.poll() is None
         assert await asyncio.to_thread(vim.stop) == 0
+
+
+@pytest.mark.slow
+async def test_wishes_to_migrate_are_neither_lost_nor_doubled_when_vim_is_killed(own: Site) -> None:
+    """Wishes come while nobody acts, and whoever acts is killed after each message of the answer."""
+    nodes = await _fleet(own, "a", "b")
+    name = await own.deploy(replicas=4, where={"name": nodes[0]})
+    vim = own.stack.vim()
+    await own.until_state(name, "running")
+    await own.deploy(replicas=4)
+    await own.until_state(name, "running", generation=2)
+    vim.kill()
+    for replica in (1, 3):  # two wishes, of which the present state of the bus holds the last one only
+        await own.publish(name, "migrate", {"replica": replica, "from": nodes[0], "to": nodes[1]})
+    point = 0
+    while True:
+        point += 1
+        reaper = Reaper(own, lambda count, _, until=point: count == until)
+        await reaper.start()
+        here = [nodes[point % 2] if replica in (1, 3) else nodes[0] for replica in range(4)]
+
+        def there(here: list[str] = here) -> bool:
+            last = own.last(name)
+            return bool(
+                last
+                and last.state == "running"
+                and [replica.node for replica in last.replicas] == here
+                and sorted(own.nodes.running) == sorted((node, f"{name}-{n}") for n, node in enumerate(here))
+            )
+
+        await own.until(there, f"moved though killed after message {point}", 40)
+        begun: Counter[str] = Counter()
+        for (_, workload, _), count in own.nodes.starts.items():
+            begun[workload] += count
+        assert begun == {f"{name}-{n}": 1 + point * (n in (1, 3)) for n in range(4)}, own.nodes.starts
+        killed = len(reaper.killed_after)
+        reaper.when = lambda *_: False
+        assert reaper.vim is not None
+        reaper.vim.kill()
+        reaper.vim = None
+        if not killed:
+            break
+        origin, goal = nodes[point % 2], nodes[(point + 1) % 2]
+        for replica in (1, 3):
+            await own.publish(name, "migrate", {"replica": replica, "from": origin, "to": goal})
+    assert point > 6, "it was killed at several points"

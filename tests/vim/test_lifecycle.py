@@ -41,6 +41,48 @@ def test_of_many_replicas_the_worst_is_told(at: int) -> None:
     assert [replica.state for replica in verdict.replicas] == states
 
 
+def test_it_is_paused_when_every_replica_is_and_runs_when_none_is() -> None:
+    half = (observed("a", "paused", 0), observed("b", "running", 1))
+    asked = request(replicas=2, paused=True)
+    pausing = decision("a", "b", request=asked)
+    told = judge(life(pausing, *half), pausing, state(), NOW)
+    assert (told.state, told.message) == ("running", "1 of 2 replicas running")
+    resuming = decision("a", "b")
+    told = judge(life(resuming, *half), resuming, state(), NOW)
+    assert (told.state, told.message) == ("paused", "1 of 2 replicas paused")
+
+
+def test_it_migrates_until_it_has_ended_where_it_was() -> None:
+    decided = decision("b")
+    decided.placements[0].moved_from = "a"
+    beginning = observed("b", "starting")
+
+    def told(*levels: Any, lost: tuple[str, ...] = ()) -> tuple[str, str]:
+        verdict = judge(life(decided, *levels), decided, state(*lost), NOW)
+        return verdict.state, verdict.reason
+
+    old = desired("a")
+    assert told(old, observed("a", "running")) == ("migrating", "Migrating")
+    assert told(old, observed("a", "running"), beginning) == ("migrating", "Migrating")
+    assert told(old, observed("a", "running"), beginning, lost=("a",))[0] == "starting"
+    ended = (desired("a", state="stopped"), observed("a", "stopped"))
+    assert told(*ended, beginning)[0] == "starting", "a later restart is no migration"
+    assert told(*ended, observed("b", "running"))[0] == "running"
+    assert told(old, observed("a", "running"), observed("b", "failed"))[0] == "failed"
+
+
+def test_what_could_not_move_is_told_while_it_runs() -> None:
+    stays = Attempt(replica=0, node="a", runtime="process", reason="CannotMigrate", message="b is full")
+    decided = decision("a", unmoved=[stays])
+    verdict = judge(life(decided, observed("a", "running")), decided, state(), NOW)
+    assert (verdict.state, verdict.reason, verdict.message) == (
+        "running",
+        "CannotMigrate",
+        "replica 0: b is full",
+    )
+    assert judge(life(decided, observed("a", "failed")), decided, state(), NOW).reason == "WasFailed"
+
+
 def test_what_is_not_yet_observed_is_being_created_then_unknown() -> None:
     decided = decision("a")
     assert judge(life(decided), decided, state(), NOW).state == "creating"

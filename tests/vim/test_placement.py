@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from schemas.decision import Attempt, Placement
 from schemas.deployment import DeploymentRequest
 from services.vim.ledger import Held, Ledger
+from services.vim.overhead import OVERHEAD
 from services.vim.placement import place
-from services.vim.room import GUEST_MEMORY, OVERHEAD
+from services.vim.room import GUEST_MEMORY
 from tests.vim.levels import MIB, node, request
 
 RUNTIMES = ["process", "container", "unikernel", "vm"]
@@ -246,3 +247,26 @@ def test_a_thousand_replicas_on_a_thousand_nodes_do_not_hold_up_the_others(style
     choice = place(request(replicas=1000, resources={"cpu": 1}, **style), fleet, {})
     assert len(choice.placements) == 1000
     assert time.process_time() - begun < 1.5
+
+
+def test_what_is_paused_goes_only_to_what_can_pause_it() -> None:
+    clustered = {
+        "cluster.name": "alpha",
+        "cluster.runtimes": ["container", "vm"],
+        "cluster.engine.container": ["k3s"],
+        "cluster.engine.vm": ["kubevirt"],
+        "worker.runtimes": ["container"],
+    }
+    both = node("both", runtimes=["container", "vm"], **clustered)
+    cluster = node("cluster", runtimes=["container", "vm"], **{**clustered, "worker.runtimes": []})
+    asked = request(runtimes=["container"])
+    assert {c.driver for c in place(asked, [both, cluster], {}).candidates} == {"kubernetes"}
+    still = asked.model_copy(update={"paused": True})
+    choice = place(still, [both, cluster], {})
+    assert [(c.node, c.driver, c.engine) for c in choice.candidates] == [("both", "host", "runc")]
+    assert [(g.nodes, g.reason) for g in choice.rejected] == [
+        (["cluster"], "offers no container for this: k3s: it pauses nothing")
+    ]
+    machine = request(runtimes=["vm"], paused=True)
+    machine.images.vm = machine.images.vm.model_copy(update={"kernel": None, "image": "registry.local/vm:1"})  # type: ignore[union-attr]
+    assert [c.engine for c in place(machine, [cluster], {}).candidates] == ["kubevirt"]

@@ -220,3 +220,21 @@ async def test_a_silent_worker_is_told(own: Site, tmp_path: Path) -> None:
     machine.start()
     await own.until_state(name, "stopped")
     await clean(machine)
+
+
+async def test_scaled_paused_and_resumed_over_a_killed_worker_nothing_is_begun_twice(
+    machine: Machine, ledger: Path
+) -> None:
+    site = machine.site
+    name = await site.deploy(images=counting(ledger, "x"), env={"WORD": "w"})
+    await site.until_state(name, "running")
+    await site.bus.request("vim", "scale", {"deployment": name, "replicas": 2})
+    await site.until(lambda: (s := site.last(name)) and s.state == "running" and len(s.replicas) == 2, "two")
+    await site.bus.request("vim", "pause", {"deployment": name})
+    await site.until_state(name, "paused", generation=3)
+    machine.kill()
+    machine.start()
+    await site.bus.request("vim", "resume", {"deployment": name})
+    running = await site.until_state(name, "running", generation=4)
+    assert [replica.restarts for replica in running.replicas] == [0, 0]
+    assert begun(ledger, "x") == ["w", "w"], "each once"

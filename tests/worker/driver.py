@@ -48,10 +48,11 @@ async def main() -> None:
     options = parser.parse_args()
     workload = Workload.from_document(json.loads(options.spec.read_text()))
     running = asyncio.Event()
+    wanted = {"completed", "failed", "paused" if workload.paused else "running"}
 
     def changed(observed: dict[str, Any]) -> None:
         print(json.dumps(observed), flush=True)
-        if observed["state"] in ("running", "completed", "failed"):
+        if observed["state"] in wanted and observed["generation"] == workload.generation:
             running.set()
 
     engine = Engine(options.data, EngineSettings(**options.settings), changed)

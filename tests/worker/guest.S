@@ -1,5 +1,7 @@
 /* A guest of one screen: prints its command line on the serial console and does what the last word says:
- * `clean` and `crash` end as Unikraft does, `three` with code 3, anything else waits for ever. */
+ * `clean` and `crash` end as Unikraft does, `three` with code 3, `zero` with 0 through the debug port; `off`
+ * switches the machine off, `reset` resets it, `rng` complains as Unikraft without RDSEED does and switches off;
+ * anything else waits for ever. */
 .section .text
 .balign 4
 .long 0x1BADB002, 0, -0x1BADB002        /* multiboot 1 header: magic, flags, checksum */
@@ -14,7 +16,7 @@ _start:
     movl $newline, %edi
     call print
     movl %esi, %edi
-1:  movb (%edi), %al                    /* the last letter tells the four apart */
+1:  movb (%edi), %al                    /* the last letter tells them apart */
     incl %edi
     testb %al, %al
     jnz 1b
@@ -29,6 +31,25 @@ _start:
     movw $3, %bx
     cmpb $'e', %al
     je end
+    movw $0, %bx
+    cmpb $'o', %al
+    je end
+    cmpb $'f', %al
+    je off
+    cmpb $'t', %al
+    je reset
+    cmpb $'g', %al
+    jne wait
+    movl $random, %edi
+    call print
+off:
+    movw $0x604, %dx                    /* the board's ACPI control: sleep state 5 */
+    movw $0x2000, %ax
+    outw %ax, %dx
+    jmp wait
+reset:
+    lidt nothing
+    int3                                /* no table, no handler: a triple fault */
 wait:
     hlt
     jmp wait
@@ -47,6 +68,8 @@ print:
 2:  ret
 hello:   .asciz "guest: "
 newline: .asciz "\n"
+random:  .asciz "[    0.000000] ERR:  Could not initialize the HWRNG (-95)\n"
+nothing: .skip 8
 .bss
 .skip 4096
 stack:

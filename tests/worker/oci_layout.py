@@ -41,6 +41,12 @@ def link(target: str, *, hard: bool = False) -> tarfile.TarInfo:
     return info
 
 
+def _rootfs(layers: list[bytes]) -> dict[str, Any]:
+    """What the layers are unpacked; containerd refuses images that do not say."""
+    unpacked = [gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data for data in layers]
+    return {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(data).hexdigest()}" for data in unpacked]}
+
+
 class LayoutWriter:
     """A layout in the making."""
 
@@ -56,14 +62,28 @@ class LayoutWriter:
         (self.folder / "blobs/sha256" / name).write_bytes(data)
         return {"mediaType": kind, "digest": f"sha256:{name}", "size": len(data)}
 
-    def image(self, layers: list[bytes], config: dict[str, Any], **platform: str) -> dict[str, Any]:
+    def image(
+        self,
+        layers: list[bytes],
+        config: dict[str, Any],
+        annotations: list[dict[str, str]] | None = None,
+        more: dict[str, Any] | None = None,
+        **platform: str,
+    ) -> dict[str, Any]:
+        """An image; ``annotations`` are those of its layers, ``more`` stands beside ``config``."""
         where = {"architecture": "amd64", "os": "linux", **platform}
+        written = [
+            self.blob(data, f"{LAYER}+gzip" if data.startswith(b"\x1f\x8b") else LAYER) for data in layers
+        ]
         document = {
             "schemaVersion": 2,
             "mediaType": MANIFEST,
-            "config": self.blob({**where, "config": config}, CONFIG),
+            "config": self.blob(
+                {**where, **(more or {}), "config": config, "rootfs": _rootfs(layers)}, CONFIG
+            ),
             "layers": [
-                self.blob(data, f"{LAYER}+gzip" if data.startswith(b"\x1f\x8b") else LAYER) for data in layers
+                {**one, **({"annotations": notes} if notes else {})}
+                for one, notes in zip(written, annotations or [{}] * len(written), strict=True)
             ],
         }
         return {**self.blob(document, MANIFEST), "platform": where}

@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import socket
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 from services.vim.worker.kernel import linux_line, machine_of, unikernel_line
 from services.vim.worker.settings import EngineSettings
 from services.vim.worker.workload import CannotRun, File, Health, Port, Workload
+from tests.parts.busybox import Busybox
+from tests.parts.linux import LinuxKernel
 from tests.parts.qemu import Qemu
 from tests.worker.conftest import Room, workload
 
@@ -141,3 +144,24 @@ async def test_the_example_serves(room: Room, tmp_path: Path) -> None:
     up = await room.run(made)
     async with httpx.AsyncClient() as client:
         assert "good morning" in (await client.get(up["endpoints"][0]["url"])).text
+
+
+@pytest.mark.slow  # Linux, emulated, takes its seconds
+async def test_a_linux_vm_serves_within_its_limit(
+    room: Room,
+    part: Callable[[LinuxKernel], LinuxKernel],
+    busybox: Busybox,
+    tmp_path: Path,
+) -> None:
+    linux = part(LinuxKernel())
+    disk = tmp_path / "ram-disk"
+    disk.write_bytes(linux.ram_disk(Path(busybox.obtain()), "hello from Linux\n"))
+    image = {"kernel": str(linux.obtain()), "initrd": str(disk)}
+    made = workload(
+        "vm", image, memory=128 << 20, ports=(Port("http", 8080),), health=Health(http="/", timeout=5)
+    )
+    room.engine.apply(made)
+    up = await room.until(lambda seen: seen["state"] == "running" or seen["restarts"] > 0, seconds=120)
+    assert up["restarts"] == 0, up
+    async with httpx.AsyncClient() as client:
+        assert (await client.get(up["endpoints"][0]["url"])).text == "hello from Linux\n"

@@ -20,7 +20,8 @@ from services.vim.worker.workload import CannotRun
 _PERIOD: Final = 100_000  # microseconds; the kernel's own default
 _LEAST_QUOTA: Final = 1_000  # the kernel refuses less than a millisecond
 _NEEDED: Final = ("cpu", "memory")
-_WANTED: Final = ("cpu", "cpuacct", "memory", "pids")
+_WANTED: Final = ("cpu", "cpuacct", "memory", "pids", "freezer")
+_FROZEN_WITHIN: Final = 10.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,16 @@ class Group(Protocol):
 
     def path(self) -> str:
         """The group's name as an OCI runtime wants it (``linux.cgroupsPath``)."""
+
+    async def freeze(self) -> None:
+        """Have every member stand still; returns once all do.
+
+        Raises:
+            CannotRun: ``CannotPause``, where the kernel offers it not or some member cannot be frozen.
+        """
+
+    async def thaw(self) -> None:
+        """Have every member go on; not an error if none stands still."""
 
     async def kill(self) -> None:
         """Kill every member and wait until none is left."""
@@ -196,8 +207,28 @@ class GroupV1:
         """Relative to the caller's group in each hierarchy, which may differ between them."""
         return f"{self._parent}/{self._folders['cpu'].name}"
 
+    async def freeze(self) -> None:
+        """Have every member stand still."""
+        if "freezer" not in self._folders:
+            raise CannotRun("CannotPause", "the kernel offers no control group that freezes", lasting=True)
+        state = self._folders["freezer"] / "freezer.state"
+
+        def frozen() -> bool:
+            # What was on its way into the kernel may need to be told again.
+            _write(state, "FROZEN")
+            return state.read_text().strip() == "FROZEN"
+
+        await _until_frozen(frozen)
+
+    async def thaw(self) -> None:
+        """Have every member go on."""
+        if "freezer" in self._folders:
+            with suppress(FileNotFoundError):
+                _write(self._folders["freezer"] / "freezer.state", "THAWED")
+
     async def kill(self) -> None:
         """Kill every member and wait until none is left."""
+        await self.thaw()  # what stands still does not even die
         await _kill_until_gone(self.members)
 
     async def remove(self) -> None:
@@ -253,6 +284,18 @@ class GroupV2:
     def path(self) -> str:
         """Absolute, from the top of the hierarchy."""
         return f"/{self._folder.relative_to(self._mount)}"
+
+    async def freeze(self) -> None:
+        """Have every member stand still."""
+        if not (self._folder / "cgroup.freeze").exists():
+            raise CannotRun("CannotPause", "the kernel offers no control group that freezes", lasting=True)
+        _write(self._folder / "cgroup.freeze", "1")
+        await _until_frozen(lambda: _field(self._folder / "cgroup.events", "frozen") == 1)
+
+    async def thaw(self) -> None:
+        """Have every member go on."""
+        with suppress(FileNotFoundError):
+            _write(self._folder / "cgroup.freeze", "0")
 
     async def kill(self) -> None:
         """Kill every member at once where the kernel can, and wait until none is left."""
@@ -354,6 +397,14 @@ def _field(file: Path, name: str) -> int:
     except OSError:
         return 0
     return next((int(line.split()[1]) for line in lines if line.split()[:1] == [name]), 0)
+
+
+async def _until_frozen(frozen: Callable[[], bool]) -> None:
+    deadline = asyncio.get_running_loop().time() + _FROZEN_WITHIN
+    while not frozen():
+        if asyncio.get_running_loop().time() > deadline:
+            raise CannotRun("CannotPause", "the kernel does not freeze it (a process is stuck in the kernel)")
+        await asyncio.sleep(0.002)
 
 
 async def _kill_until_gone(members: Callable[[], list[int]], seconds: float = 10.0) -> None:

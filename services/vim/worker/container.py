@@ -20,7 +20,16 @@ from typing import Final
 from services.vim.worker.bundle import ContainerPlan, configuration
 from services.vim.worker.image import ImageStore, RootFilesystem
 from services.vim.worker.oci import invalid
-from services.vim.worker.runtime import Place, environment, expand, identity_of, plain_exit, write_files
+from services.vim.worker.runtime import (
+    Place,
+    environment,
+    expand,
+    freeze,
+    identity_of,
+    plain_exit,
+    thaw,
+    write_files,
+)
 from services.vim.worker.shim import Identity, Launch, Proc
 from services.vim.worker.state import Folder
 from services.vim.worker.workload import CannotRun, Exit
@@ -98,6 +107,14 @@ class ContainerRuntime:
             return first is not None and not Path(f"/proc/{first}/comm").read_text().startswith("runc:[")
         except OSError:
             return False
+
+    async def pause(self, place: Place, child: Proc) -> None:  # noqa: ARG002
+        """The kernel freezes it."""
+        await freeze(place)
+
+    async def resume(self, place: Place, child: Proc) -> None:  # noqa: ARG002
+        """The kernel lets it go on."""
+        await thaw(place)
 
     async def ask_to_end(self, place: Place, child: Proc) -> None:
         """SIGTERM to the container's first process; runc in the foreground passes it on."""

@@ -192,8 +192,8 @@ def _runtimes(data: Path, settings: EngineSettings) -> dict[str, Runtime]:
     found: list[Runtime] = [
         ProcessRuntime(),
         ContainerRuntime(images, data / "runc", settings.runc),
-        QemuRuntime("unikernel", images, settings.qemu),
-        QemuRuntime("vm", images, settings.qemu),
+        QemuRuntime("unikernel", images, settings),
+        QemuRuntime("vm", images, settings),
     ]
     return {runtime.name: runtime for runtime in found}
 

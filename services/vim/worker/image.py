@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ _MOUNT_POINTS: Final = ("proc", "sys", "dev", "tmp", "run", "etc")
 _MOUNT_FILES: Final = ("etc/resolv.conf", "etc/hosts")
 _KERNEL: Final = "unikraft/bin/kernel"
 _INITRD: Final = "unikraft/bin/initrd"
+_TAKES_FSTAB: Final = frozenset({"CONFIG_LIBVFSCORE_AUTOMOUNT_UP", "CONFIG_LIBVFSCORE_FSTAB"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +38,17 @@ class RootFilesystem:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """A kernel to boot, with the image's default arguments and environment."""
+    """A kernel to boot, with the image's default arguments and environment.
+
+    ``mounts_initrd`` tells whether it takes its RAM disk as the root by itself, told from the options that it
+    was built with where the image lists them; else it has to be told on its command line.
+    """
 
     path: Path
     initrd: Path | None = None
     arguments: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
+    mounts_initrd: bool = False
 
 
 class ImageStore:
@@ -72,15 +78,19 @@ class ImageStore:
                     await asyncio.to_thread(_unpack_all, files, target)
             return RootFilesystem(target, found.run_config)
 
-    async def kernel(self, image: dict[str, Any]) -> Kernel:
+    async def kernel(self, image: dict[str, Any], machines: Sequence[str] = ()) -> Kernel:
         """The kernel of ``{kernel, initrd?}``, ``{layout}`` or ``{image}`` as Unikraft's tools make them.
+
+        Args:
+            image: one of the three.
+            machines: what it may be for, the best first; this machine unless given.
 
         Raises:
             CannotRun: whatever is wrong with the image.
         """
         if (given := image.get("kernel")) is not None:
             return Kernel(_file(given), _file(image["initrd"]) if image.get("initrd") else None)
-        async with self._opened(image, "qemu") as found:
+        async with self._opened(image, "qemu", machines) as found:
             target = self._folder / "kernels" / found.digest.replace(":", "-")
             async with self._busy.setdefault(str(target), asyncio.Lock()):
                 if not target.is_dir():
@@ -94,13 +104,17 @@ class ImageStore:
                 initrd if initrd.is_file() else None,
                 tuple(map(str, config.get("Cmd") or ())),
                 env,
+                _mounts_initrd(found.config.get("os.features")),
             )
 
     @asynccontextmanager
-    async def _opened(self, image: dict[str, Any], platform_os: str) -> AsyncIterator[Image]:
+    async def _opened(
+        self, image: dict[str, Any], platform_os: str, machines: Sequence[str] = ()
+    ) -> AsyncIterator[Image]:
         if (given := image.get("layout")) is not None:
             layout = Layout(str(given))
-            yield await resolve(layout.root(), layout, platform_os=platform_os)
+            root = layout.root(platform_os, machines)
+            yield await resolve(root, layout, platform_os=platform_os, machines=machines)
             return
         if image.get("image") is None:
             raise invalid("the image names no source")
@@ -109,7 +123,8 @@ class ImageStore:
         reference = Reference.of(str(image["image"]))
         async with httpx.AsyncClient(timeout=30.0, follow_redirects=False) as client:
             registry = Registry(reference, client, self._folder / "blobs", self._plain)
-            yield await resolve(await registry.root(), registry, platform_os=platform_os)
+            root = await registry.root()
+            yield await resolve(root, registry, platform_os=platform_os, machines=machines)
 
 
 def _file(given: Any) -> Path:
@@ -141,8 +156,20 @@ def _place_empty(root: Path, name: str) -> None:
         os.close(handle)
 
 
+def _mounts_initrd(features: Any) -> bool:
+    """Whether a kernel built with ``features`` (``CONFIG_*``) takes no table of what to mount."""
+    options = (
+        {str(feature).removesuffix("=y") for feature in features} if isinstance(features, list) else set()
+    )
+    lists_options = any(option.startswith("CONFIG_") for option in options)
+    return lists_options and not options & _TAKES_FSTAB
+
+
 def _extract_kernel(layers: list[Path], target: Path, image: Image) -> None:
-    annotations = image.manifest.get("annotations") or {}
+    # The tools annotate the layer; others the manifest; the paths are the same for all that is known.
+    annotations = dict(image.manifest.get("annotations") or {})
+    for descriptor in image.layers:
+        annotations.update(descriptor.annotations)
     kernel = str(annotations.get("org.unikraft.kernel.image") or _KERNEL).lstrip("/")
     initrd = str(annotations.get("org.unikraft.kernel.initrd") or _INITRD).lstrip("/")
     with _beside(target) as building:

@@ -78,6 +78,22 @@ class Instance:
         if self._own is not None:
             self._own.wait()
 
+    async def pause(self) -> None:
+        """Have it stand still.
+
+        Raises:
+            CannotRun: ``CannotPause``.
+        """
+        child = self.child
+        if child is not None and self._shim.alive:
+            await self.runtime.pause(self.place, child)
+
+    async def resume(self) -> None:
+        """Have it go on, be it paused or not."""
+        child = self.child
+        if child is not None and self._shim.alive:
+            await self.runtime.resume(self.place, child)
+
     async def stop(self) -> None:
         """Ask it to end, wait for the node's grace, then kill what is left."""
         await self.begun()

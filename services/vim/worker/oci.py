@@ -10,6 +10,7 @@ import hashlib
 import json
 import platform
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -130,8 +131,8 @@ class Layout:
         self.folder = folder
         self._tag = tag
 
-    def root(self) -> Descriptor:
-        """The descriptor that the tag names, or the only one, or ``latest``.
+    def root(self, platform_os: str = "linux", machines: Sequence[str] = ()) -> Descriptor:
+        """The descriptor that the tag names, or the only one, or ``latest``, or the one that fits.
 
         Raises:
             CannotRun: ``ImageNotFound`` naming the tags that there are.
@@ -153,7 +154,7 @@ class Layout:
         if "latest" in tagged:
             return tagged["latest"]
         if entries and all(entry.platform for entry in entries):  # one image for many machines, without a tag
-            return choose(entries)
+            return choose(entries, platform_os, machines)
         raise CannotRun(
             "ImageNotFound",
             f"{self.folder} holds {len(entries)} images",
@@ -169,8 +170,16 @@ class Layout:
         return file
 
 
-async def resolve(root: Descriptor, blobs: Blobs, *, platform_os: str = "linux") -> Image:
+async def resolve(
+    root: Descriptor, blobs: Blobs, *, platform_os: str = "linux", machines: Sequence[str] = ()
+) -> Image:
     """Follow indexes down to the image for this machine and ``platform_os``.
+
+    Args:
+        root: where to begin.
+        blobs: where to read.
+        platform_os: what the image runs on: ``linux``, or ``qemu`` for a unikernel.
+        machines: those that will do, the best first; this one unless given.
 
     Raises:
         CannotRun: ``ImageNotFound``, ``ImageCorrupt``, ``ImageInvalid`` or ``WrongArchitecture``.
@@ -181,31 +190,32 @@ async def resolve(root: Descriptor, blobs: Blobs, *, platform_os: str = "linux")
         kind = str(document.get("mediaType") or descriptor.media_type)
         if kind in INDEXES or "manifests" in document:
             entries = [Descriptor.of(item) for item in document.get("manifests") or []]
-            descriptor = choose(entries, platform_os)
+            descriptor = choose(entries, platform_os, machines)
             continue
         if kind not in MANIFESTS and "layers" not in document:
             raise invalid(f"media type {kind[:80]!r} is neither an index nor a manifest")
         config = document_in(await blobs.blob(Descriptor.of(document.get("config"))))
-        _require_machine(config, platform_os)
+        _require_machine(config, platform_os, machines)
         layers = tuple(Descriptor.of(item) for item in document.get("layers") or [])
         return Image(descriptor.digest, document, config, layers, blobs)
     raise invalid("indexes are nested more than four deep")
 
 
-def choose(entries: list[Descriptor], platform_os: str = "linux") -> Descriptor:
-    """The entry of an index for this machine.
+def choose(entries: list[Descriptor], platform_os: str = "linux", machines: Sequence[str] = ()) -> Descriptor:
+    """The entry of an index for this machine, or for the first of ``machines`` that it has one for.
 
     Raises:
         CannotRun: ``WrongArchitecture``, with the platforms that there are.
     """
-    names = _machine()
-    fitting = [
-        entry
-        for entry in entries
-        if entry.platform.get("architecture") in names and entry.platform.get("os") == platform_os
-    ]
-    if fitting:
-        return max(fitting, key=lambda entry: str(entry.platform.get("variant", "")))
+    for machine in machines or (platform.machine(),):
+        fitting = [
+            entry
+            for entry in entries
+            if entry.platform.get("architecture") in _names(machine)
+            and entry.platform.get("os") == platform_os
+        ]
+        if fitting:
+            return max(fitting, key=lambda entry: str(entry.platform.get("variant", "")))
     bare = [entry for entry in entries if not entry.platform]
     if len(bare) == 1:
         return bare[0]  # its configuration will be asked
@@ -216,23 +226,27 @@ def choose(entries: list[Descriptor], platform_os: str = "linux") -> Descriptor:
         "WrongArchitecture",
         f"the image is for {', '.join(offered) or 'nothing'}",
         lasting=True,
-        expected=f"{platform_os}/{'|'.join(sorted(names))}",
+        expected=f"{platform_os}/{'|'.join(sorted(_all_names(machines)))}",
     )
 
 
-def _require_machine(config: dict[str, Any], platform_os: str) -> None:
+def _require_machine(config: dict[str, Any], platform_os: str, machines: Sequence[str]) -> None:
     architecture, system = config.get("architecture"), config.get("os")
-    if (architecture and architecture not in _machine()) or (system and system != platform_os):
+    if (architecture and architecture not in _all_names(machines)) or (system and system != platform_os):
         raise CannotRun(
             "WrongArchitecture",
             f"the image is for {system}/{architecture}",
             lasting=True,
-            expected=f"{platform_os}/{'|'.join(sorted(_machine()))}",
+            expected=f"{platform_os}/{'|'.join(sorted(_all_names(machines)))}",
         )
 
 
-def _machine() -> frozenset[str]:
-    return _SAME_MACHINE.get(platform.machine(), frozenset({platform.machine()}))
+def _names(machine: str) -> frozenset[str]:
+    return _SAME_MACHINE.get(machine, frozenset({machine}))
+
+
+def _all_names(machines: Sequence[str]) -> frozenset[str]:
+    return frozenset().union(*map(_names, machines or (platform.machine(),)))
 
 
 def verify(file: Path, descriptor: Descriptor) -> None:

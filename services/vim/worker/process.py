@@ -11,7 +11,16 @@ import stat
 from pathlib import Path
 
 from services.vim.worker import shim
-from services.vim.worker.runtime import Place, environment, expand, identity_of, plain_exit, write_files
+from services.vim.worker.runtime import (
+    Place,
+    environment,
+    expand,
+    freeze,
+    identity_of,
+    plain_exit,
+    thaw,
+    write_files,
+)
 from services.vim.worker.shim import Identity, Launch, Proc
 from services.vim.worker.state import Folder
 from services.vim.worker.workload import CannotRun, Exit
@@ -70,6 +79,14 @@ class ProcessRuntime:
         """Once the shell that drops its rights has become the program."""
         child = shim.child_of(place.run)
         return child is not None and shim.is_marked(child, place.instance)
+
+    async def pause(self, place: Place, child: Proc) -> None:  # noqa: ARG002
+        """The kernel freezes it."""
+        await freeze(place)
+
+    async def resume(self, place: Place, child: Proc) -> None:  # noqa: ARG002
+        """The kernel lets it go on."""
+        await thaw(place)
 
     async def ask_to_end(self, place: Place, child: Proc) -> None:  # noqa: ARG002
         """SIGTERM to its session."""

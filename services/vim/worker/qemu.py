@@ -1,8 +1,8 @@
 """Unikernels and virtual machines by QEMU, with or without the processor's help.
 
 In comes a kernel, out comes a launch of QEMU with a console file, a control socket, forwarded ports
-and a debug port through which a guest says how it ended. What is measured and what bites:
-docs on unikernels; the exit codes are Unikraft's where the guest is one.
+and a debug port through which a guest says how it ended. The words for QEMU are in ``machine``, those
+for the kernel in ``kernel``, what an end means in ``ending``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import stat
 import subprocess
@@ -22,37 +23,39 @@ from typing import Final
 
 from services.vim.worker import kernel as kernels
 from services.vim.worker.cpio import archive
+from services.vim.worker.ending import Left, ending
 from services.vim.worker.image import ImageStore, Kernel
+from services.vim.worker.machine import PROGRAMS, TRACE, Share, hardware, network, processor, shares
 from services.vim.worker.process import reachable
-from services.vim.worker.runtime import Place, expand, identity_of, plain_exit
+from services.vim.worker.runtime import Place, expand, identity_of
+from services.vim.worker.settings import EngineSettings
 from services.vim.worker.shim import Identity, Launch, Proc
 from services.vim.worker.state import Folder
 from services.vim.worker.workload import MIB, CannotRun, Exit
 
 _DEFAULT_MEMORY: Final = {"unikernel": 64, "vm": 256}
-_LEAST_MEMORY: Final = 4
-_GUEST: Final = "10.0.2.15"
-_PROGRAMS: Final = {"x86_64": "qemu-system-x86_64", "aarch64": "qemu-system-aarch64"}
-_CLEAN: Final = 83  # isa-debug-exit: (41 << 1) | 1, Unikraft's clean return
-_CRASH: Final = 85
-_ABORTED: Final = 134
 _CONTROL_TIMEOUT: Final = 2.0
+_CONSOLE_READ: Final = 256 * 1024
+_SPEAKS: Final = re.compile(r"[^ :]*qemu(-system-\w+)?: ")
+_MOUNT: Final = re.compile(r"(?:/[A-Za-z0-9._-]+)+")
 
 
 class QemuRuntime:
-    """Runs ``{kernel, initrd?}``, ``{layout}`` or ``{image}``, with ``arguments``, for VMs also ``disk``.
+    """Runs ``{kernel, initrd?}``, ``{layout}`` or ``{image}``, with ``arguments``.
+
+    A unikernel may mount ``folders`` of the node, a VM may have a ``disk``.
 
     Args:
         name: ``unikernel`` or ``vm``.
         images: where kernels come from.
-        program: QEMU for this machine, if it is not in the path.
+        settings: what the node's owner decided.
     """
 
-    def __init__(self, name: str, images: ImageStore, program: str | None = None) -> None:
+    def __init__(self, name: str, images: ImageStore, settings: EngineSettings) -> None:
         self.name = name
         self._images = images
-        self._program = program or shutil.which(_PROGRAMS.get(platform.machine(), "qemu-system"))
-        self.engine: str | None = _version(self._program)
+        self._programs = _programs(settings)
+        self.engine: str | None = _version(self._programs.get(platform.machine()))
 
     def unavailable(self) -> str | None:
         """Needs QEMU for the node's own machine."""
@@ -64,20 +67,30 @@ class QemuRuntime:
         Raises:
             CannotRun: ``RuntimeUnavailable``, ``ImageNotFound``, ``KernelNotBootable`` and others.
         """
-        if self._program is None or self.engine is None:
+        if self.engine is None:
             raise CannotRun(
                 "RuntimeUnavailable",
                 self.unavailable() or "",
                 lasting=True,
-                expected=_PROGRAMS.get(platform.machine(), "a machine that QEMU boots"),
+                expected=PROGRAMS.get(platform.machine(), "a machine that QEMU boots"),
             )
         identity = identity_of(place.workload, place.settings)
-        found = await self._images.kernel(place.workload.image)
-        machine = await asyncio.to_thread(kernels.machine_of, found.path)
+        found = await self._images.kernel(place.workload.image, tuple(self._programs))
+        machine = await asyncio.to_thread(kernels.machine_of, found.path, tuple(self._programs))
+        folders = [
+            _share(folder, place.settings, identity) for folder in place.workload.image.get("folders") or ()
+        ]
         has_initrd = await asyncio.to_thread(self._fill, place, found, identity)
-        command = [self._program, *_machine(place, machine), *_console_and_control(place), *_network(place)]
+        accelerated = place.acceleration == "kvm" and machine == platform.machine()
+        command = [self._programs[machine], *_board(place, machine), *TRACE]
+        command += [
+            *processor(machine, accelerated=accelerated),
+            *_console_and_control(place),
+            *_network(place),
+        ]
         command += ["-kernel", "kernel", *(["-initrd", "initrd"] if has_initrd else [])]
-        command += [*_disk(place, identity), "-append", self._line(place, found)]
+        command += [*_disk(place, identity), *shares(folders), "-append"]
+        command.append(self._line(place, found, machine, folders))
         return Launch(
             command=tuple(command),
             env={"PATH": "/usr/local/bin:/usr/bin:/bin", "MINICLOUD_INSTANCE": place.instance},
@@ -89,8 +102,12 @@ class QemuRuntime:
     def _fill(self, place: Place, found: Kernel, identity: Identity) -> bool:
         folder, workload = place.folder.machine, place.workload
         folder.mkdir(mode=0o700, exist_ok=True)
-        for name in ("kernel", "initrd", "qmp.sock"):
+        for name in ("kernel", "initrd", "qmp.sock", "qemu.log"):
             (folder / name).unlink(missing_ok=True)
+        # What QEMU complained about in earlier runs says nothing of this one.
+        _complained(place).write_text(
+            str(place.folder.log.stat().st_size if place.folder.log.exists() else 0)
+        )
         shutil.copyfile(found.path, folder / "kernel")
         initrd = found.initrd.read_bytes() if found.initrd else b""
         if workload.files:
@@ -110,19 +127,40 @@ class QemuRuntime:
                 os.chown(path, identity.uid, identity.gid, follow_symlinks=False)
         return bool(initrd)
 
-    def _line(self, place: Place, found: Kernel) -> str:
+    def _line(self, place: Place, found: Kernel, machine: str, folders: list[Share]) -> str:
         workload = place.workload
         ports = {"PORT": str(workload.ports[0].port)} if workload.ports else {}
         words = [str(word) for word in workload.image.get("arguments") or found.arguments]
         arguments = expand(words, {**workload.env, **ports})
         env = {**found.env, **workload.env}
         if self.name == "vm":
-            return kernels.linux_line(env, arguments)
-        return kernels.unikernel_line(workload.workload, env, arguments, unpack_initrd=bool(workload.files))
+            return kernels.linux_line(env, arguments, machine)
+        unpack = bool(workload.files) or (found.initrd is not None and not found.mounts_initrd)
+        return kernels.unikernel_line(
+            workload.workload, env, arguments, unpack_initrd=unpack, folders=folders
+        )
 
     def begun(self, place: Place) -> bool:
         """Once QEMU has opened its control socket, its machine runs."""
         return (place.folder.machine / "qmp.sock").exists()
+
+    async def pause(self, place: Place, child: Proc) -> None:  # noqa: ARG002
+        """QEMU stops its machine: the guest's processors, and its clock with them.
+
+        Raises:
+            CannotRun: ``CannotPause``.
+        """
+        try:
+            await _control(place.folder.machine, "stop")
+        except (OSError, TimeoutError, ValueError) as error:
+            raise CannotRun("CannotPause", f"QEMU does not stop its machine: {error!r}") from error
+
+    async def resume(self, place: Place, child: Proc) -> None:  # noqa: ARG002
+        """QEMU lets its machine go on."""
+        try:
+            await _control(place.folder.machine, "cont")
+        except (OSError, TimeoutError, ValueError) as error:
+            raise CannotRun("CannotResume", f"QEMU does not let its machine go on: {error!r}") from error
 
     async def ask_to_end(self, place: Place, child: Proc) -> None:
         """A VM gets the power button; a unikernel, which has no such thing, is switched off."""
@@ -140,57 +178,30 @@ class QemuRuntime:
 
     def outcome(self, place: Place, code: int) -> Exit:
         """What the debug port, the console and QEMU's complaints say of the end."""
-        complaint = _complaint(place.folder.log)
-        console = _printed(place)
-        if place.acceleration == "kvm" and not console and code != 0:
-            return Exit(
-                code=code,
-                reason="AccelerationFailed",
-                message=f"KVM is of no use ({complaint or f'QEMU ended with {code}'}); emulating instead",
-            )
-        if complaint and "host forwarding rule" in complaint:
-            return Exit(code=code, reason="PortInUse", message=complaint)
-        if code == _ABORTED or (code == 1 and complaint):
-            return Exit(code=code, reason="EngineFailed", message=complaint or "QEMU aborted")
-        if code == 0 and b"Could not initialize the HWRNG" in console:
-            return Exit(
-                code=1,
-                reason="GuestFailed",
-                message="the guest needs RDSEED, which QEMU before 8.1.3 does not emulate",
-            )
-        if code == _CLEAN:
-            return Exit(code=0)
-        if code == _CRASH:
-            return Exit(code=code, reason="GuestCrashed", message="the guest crashed; its console says where")
-        if self.name == "unikernel" and code < 128 and code % 2 == 1:
-            return Exit(code=(code - 1) // 2)
-        return plain_exit(code)
+        left = Left(code, _printed(place), _complaint(place), _own_log(place))
+        return ending(left, unikernel=self.name == "unikernel", accelerated=place.acceleration == "kvm")
 
     def log(self, folder: Folder) -> Path:
         """The guest's console."""
         return folder.console
 
 
-def _machine(place: Place, machine: str) -> list[str]:
+def _programs(settings: EngineSettings) -> dict[str, str]:
+    """QEMU by the machine that it makes: this one first, others only where the settings want them."""
+    own = PROGRAMS.get(platform.machine(), "qemu-system")
+    found = {platform.machine(): settings.qemu or shutil.which(own)}
+    if settings.foreign_machines:
+        beside = [str(Path(settings.qemu).parent)] if settings.qemu else []
+        path = os.pathsep.join([*beside, os.environ.get("PATH", os.defpath)])
+        found |= {machine: shutil.which(name, path=path) for machine, name in PROGRAMS.items() if name != own}
+    return {machine: program for machine, program in found.items() if program is not None}
+
+
+def _board(place: Place, machine: str) -> list[str]:
     workload = place.workload
-    memory = max(
-        _LEAST_MEMORY, workload.memory // MIB if workload.memory else _DEFAULT_MEMORY[workload.runtime]
-    )
+    memory = workload.memory // MIB if workload.memory else _DEFAULT_MEMORY[workload.runtime]
     processors = max(1, math.ceil(workload.cpu or 1)) if workload.runtime == "vm" else 1
-    hardware = place.acceleration == "kvm"
-    processor = "max"
-    if hardware:
-        processor = "host,+x2apic,-pmu" if machine == "x86_64" else "host"
-    # On q35, Unikraft finds its network card in one slot only: pc it is.
-    kind = "pc,usb=off,vmport=off,hpet=off,graphics=off" if machine == "x86_64" else "virt"
-    return [
-        "-name", f"guest={workload.workload},process=minicloud-{workload.workload}"[:160],
-        "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
-        "-machine", kind, "-accel", "kvm" if hardware else "tcg", "-cpu", processor,
-        "-smp", str(processors), "-m", f"{memory}M",
-        "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-        *(["-device", "isa-debug-exit,iobase=0x501,iosize=2"] if machine == "x86_64" else []),
-    ]  # fmt: skip
+    return hardware(workload.workload, machine, memory, processors)
 
 
 def _console_and_control(place: Place) -> list[str]:
@@ -203,15 +214,37 @@ def _console_and_control(place: Place) -> list[str]:
 
 def _network(place: Place) -> list[str]:
     settings, workload = place.settings, place.workload
-    forwards = [
-        f"hostfwd=tcp:{settings.bind}:{place.ports[port.name]}-{_GUEST}:{port.port}"
-        for port in workload.ports
-    ]
-    user = ["user", "id=net", f"restrict={'off' if settings.outbound else 'on'}", "ipv6=off", *forwards]
-    return [
-        "-netdev", ",".join(user),
-        "-device", "virtio-net-pci,netdev=net,mac=52:54:00:12:34:56,romfile=",
-    ]  # fmt: skip
+    forwards = [(settings.bind, place.ports[port.name], port.port) for port in workload.ports]
+    return network(forwards, outbound=settings.outbound)
+
+
+def _share(document: dict[str, object], settings: EngineSettings, identity: Identity) -> Share:
+    """A folder that the unikernel mounts, if the node's owner lets it.
+
+    Raises:
+        CannotRun: ``FolderNotAllowed``, ``FolderNotReadable`` or ``ImageNotFound``.
+    """
+    path, mount = Path(str(document["folder"])).resolve(), str(document["mount"])
+    writes = not document.get("read_only", True)
+    offered = settings.writable_folders if writes else (*settings.folders, *settings.writable_folders)
+    if not any(path.is_relative_to(Path(folder).resolve()) for folder in offered):
+        raise CannotRun(
+            "FolderNotAllowed",
+            f"this node does not let workloads {'write to' if writes else 'mount'} {path}",
+            lasting=True,
+            expected=f"a folder in {', '.join(offered)}"
+            if offered
+            else "a node whose settings offer folders",
+        )
+    if not _MOUNT.fullmatch(mount) or {".", ".."} & set(mount.split("/")) or not str(path).isprintable():
+        raise CannotRun("InvalidFile", f"{mount[:80]!r} cannot be mounted to", lasting=True, expected="/data")
+    if not path.is_dir():
+        raise CannotRun("ImageNotFound", f"there is no folder {path} on this node")
+    if not reachable(path, identity):
+        raise CannotRun(
+            "FolderNotReadable", f"uid {identity.uid}, which runs the unikernel, may not enter {path}"
+        )
+    return Share(str(path), mount, read_only=not writes)
 
 
 def _disk(place: Place, identity: Identity) -> list[str]:
@@ -263,22 +296,36 @@ async def _control(folder: Path, command: str) -> None:
 
 
 def _printed(place: Place) -> bytes:
+    """The beginning and the end of what the guest printed."""
     with suppress(OSError), place.folder.console.open("rb") as console:
         console.seek(place.log_start)
-        return console.read(MIB)
+        first = console.read(_CONSOLE_READ)
+        rest = console.seek(0, os.SEEK_END) - console.tell()
+        console.seek(max(place.log_start + len(first), console.tell() + rest - _CONSOLE_READ))
+        return first + console.read(_CONSOLE_READ)
     return b""
 
 
-def _complaint(log: Path) -> str | None:
-    """The last line in which QEMU complains."""
+def _complained(place: Place) -> Path:
+    return place.run / "complained"
+
+
+def _complaint(place: Place) -> str | None:
+    """The last line in which QEMU complains in this run."""
     try:
-        lines = log.read_bytes()[-8192:].decode(errors="replace").splitlines()
-    except OSError:
+        start = int(_complained(place).read_text())
+        data = place.folder.log.read_bytes()
+    except (OSError, ValueError):
         return None
-    said = [
-        line for line in lines if line.startswith("qemu-system-") or "qemu-system-" in line.partition(":")[0]
-    ]
+    lines = data[start if start <= len(data) else 0 :][-8192:].decode(errors="replace").splitlines()
+    said = [line for line in lines if _SPEAKS.match(line) and ": warning: " not in line]
     return said[-1].partition(":")[2].strip() if said else None
+
+
+def _own_log(place: Place) -> str:
+    with suppress(OSError):
+        return (place.folder.machine / "qemu.log").read_bytes()[:_CONSOLE_READ].decode(errors="replace")
+    return ""
 
 
 def _version(program: str | None) -> str | None:

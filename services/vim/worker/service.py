@@ -62,6 +62,9 @@ class WorkerSettings(Settings):
     runc: str | None = None
     qemu: str | None = None
     plain_registries: str = Field(default="", description="host:port, separated by commas, read without TLS")
+    foreign_machines: bool = Field(default=False, description="emulate kernels for other machines")
+    folders: str = Field(default="", description="folders that unikernels may mount, separated by commas")
+    writable_folders: str = Field(default="", description="those of them that they may write to")
 
     def engine(self) -> EngineSettings:
         """What of it the engine needs."""
@@ -78,8 +81,15 @@ class WorkerSettings(Settings):
             outbound=self.outbound,
             runc=self.runc,
             qemu=self.qemu,
-            plain_registries=tuple(filter(None, (host.strip() for host in self.plain_registries.split(",")))),
+            plain_registries=_listed(self.plain_registries),
+            foreign_machines=self.foreign_machines,
+            folders=_listed(self.folders),
+            writable_folders=_listed(self.writable_folders),
         )
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, (item.strip() for item in text.split(","))))
 
 
 class Worker:
@@ -91,6 +101,7 @@ class Worker:
         self._engine = engine
         self._allow_root = allow_root
         self._desired: dict[str, DesiredWorkload] = {}
+        self._others: set[str] = set()
         self.publisher = Publisher(bus, node)
         engine.listen(self._changed)
 
@@ -156,8 +167,15 @@ class Worker:
         if desired.workload != name or desired.node != self._node:
             log.warning("a level speaks for another", subject=item.subject, workload=desired.workload)
             return
+        if desired.driver != "host":
+            # The worker of a cluster speaks for it; what ran here of an earlier wish ends without a word.
+            self._desired.pop(name, None)
+            self._others.add(name)
+            self._engine.withdraw(name)
+            return
+        self._others.discard(name)
         self._desired[name] = desired
-        if desired.state == "running":
+        if desired.state != "stopped":
             if told is None or not self._is_over(desired, told):
                 self._apply(desired)
         elif not self._engine.withdraw(name):
@@ -182,6 +200,8 @@ class Worker:
             self.publisher.tell(level)
 
     def _changed(self, observed: dict[str, Any]) -> None:
+        if observed["workload"] in self._others:
+            return
         desired = self._desired.get(observed["workload"])
         if observed["state"] == "stopped" and desired is not None and desired.state == "stopped":
             # The wish to stop may be younger than what ran.
@@ -201,7 +221,8 @@ class Worker:
     def tell_all(self) -> None:
         """Publish everything again: at the start and after the broker was away."""
         for observed in self._engine.observe():
-            self.publisher.tell(observed)
+            if observed["workload"] not in self._others:
+                self.publisher.tell(observed)
 
     async def logs(self, request: LogsRequest) -> dict[str, Any]:
         """What a workload printed, oldest line first; long answers lose their beginning."""

@@ -30,6 +30,10 @@ class EngineSettings:
         runc: the program for containers; found in the path if not given.
         qemu: the program for unikernels and VMs, likewise.
         plain_registries: hosts (``name:port``) that may be read without TLS, beside loopback.
+        foreign_machines: whether kernels for another machine than this one are run, emulated, where there
+            is a QEMU for them beside the node's own.
+        folders: folders of this node that unikernels may mount, each with what lies below it.
+        writable_folders: those of them that they may write to, as far as their user may.
     """
 
     bind: str = "127.0.0.1"
@@ -48,3 +52,6 @@ class EngineSettings:
     runc: str | None = None
     qemu: str | None = None
     plain_registries: tuple[str, ...] = ()
+    foreign_machines: bool = False
+    folders: tuple[str, ...] = ()
+    writable_folders: tuple[str, ...] = ()

@@ -215,6 +215,16 @@ def marked(instance: str) -> list[int]:
     return found
 
 
+def signal_marked(instance: str, number: int) -> None:
+    """Send a signal to every process whose environment carries this instance's marker, until all had it."""
+    told: set[int] = set()
+    while fresh := set(marked(instance)) - told:  # what was forked meanwhile carries it, too
+        for pid in fresh:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)
+        told |= fresh
+
+
 def is_marked(process: Proc, instance: str) -> bool:
     """Whether ``process`` has become the workload: what prepares it does not carry the marker."""
     try:

@@ -25,7 +25,7 @@ class Record:
 
     ``run`` counts the starts and names the folder of the last one; ``running`` is the workload as it
     was when that run began, which is what a stop must know, whatever is desired by now. ``accounted``
-    is the last run whose end was acted on.
+    is the last run whose end was acted on; ``paused`` that the run may stand still.
     """
 
     run: int = 0
@@ -33,6 +33,7 @@ class Record:
     running: dict[str, Any] | None = None
     ports: dict[str, int] = field(default_factory=dict)
     acceleration: str | None = None
+    paused: bool = False
     emulated: int = 0  # the generation for which hardware acceleration failed
     log_start: int = 0
     restarts: int = 0

@@ -12,6 +12,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,6 +68,10 @@ class Supervisor:
         """Make this so from now on; the same again changes nothing."""
         if self._desired == workload:
             return
+        if self.ended and self._record.exit and self._desired and self._desired.like(workload):
+            # Another generation of what has run to its end: in this one it has, too.
+            self._record.final = workload.generation
+            self._folder.remember(self._record)
         self._folder.desire(workload)
         self._desired = workload
         self._wake.set()
@@ -91,7 +96,7 @@ class Supervisor:
     @property
     def ended(self) -> bool:
         """True once it ran to an end for good; its record is kept, so that nobody runs it again."""
-        return self._desired is not None and self._record.final == self._desired.generation
+        return self._desired is not None and self._record.final >= self._desired.generation
 
     def forget_work(self) -> None:
         """Remove the working directory of what has ended."""
@@ -140,7 +145,7 @@ class Supervisor:
         while True:
             self._wake.clear()
             desired = self._desired
-            if instance is not None and (desired is None or instance.place.workload != desired):
+            if instance is not None and (desired is None or not instance.place.workload.like(desired)):
                 await self._end(instance)
                 instance = None
             elif desired is None:
@@ -150,8 +155,10 @@ class Supervisor:
                 return
             elif instance is None:
                 instance = await self._begin(desired)
-            elif not await self._watch(instance):
-                instance = None
+            else:
+                self._show(desired)
+                if not await self._watch(instance):
+                    instance = None
 
     async def _recover(self) -> Instance | None:
         """Whatever an earlier worker left: a run under way, one that ended unseen, or none."""
@@ -169,7 +176,7 @@ class Supervisor:
             started = (place.run / "shim").exists()
             outcome = await tidy(place, runtime)
             if started and self._record.accounted < self._record.run:
-                self._account(before, outcome)
+                self._account(self._as_desired(before), outcome)
             self._record.running = None
             self._folder.remember(self._record)
             return None
@@ -179,7 +186,8 @@ class Supervisor:
     async def _begin(self, workload: Workload) -> Instance | None:
         """Start a run, or wait for what it takes to try again; None if nothing runs after this."""
         record = self._record
-        if record.final == workload.generation:
+        if record.final >= workload.generation:
+            self._show(workload)
             await self._wake.wait()
             return None
         self._shown = workload
@@ -189,7 +197,7 @@ class Supervisor:
             return await self._start(workload)
         except CannotRun as error:
             record.backoff += 1
-            record.running = None
+            record.running, record.exit = None, None
             if error.lasting:
                 record.final = workload.generation
             retry = "" if error.lasting else f"; next try in {self._delay():g} s"
@@ -222,7 +230,7 @@ class Supervisor:
         place.folder.log.touch(mode=0o600)
         record.run, record.ports, record.running = number, ports, workload.document()
         record.started_at = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        record.exit = None
+        record.exit, record.paused = None, False
         # The intent is on disk before the shim exists: from here on a kill leaves what recovery finds.
         self._say("starting", "Started", f"run {number} of {run.parent.name} was started")
         return await Instance.start(place, runtime, launch, lock)
@@ -231,14 +239,15 @@ class Supervisor:
         """Until the run ends (False), or what is desired changes (True)."""
         end = asyncio.create_task(instance.ended())
         change = asyncio.create_task(self._wake.wait())
-        look = asyncio.create_task(self._look(instance))
+        still = self._desired is not None and self._desired.paused
+        look = asyncio.create_task(self._hold(instance) if still else self._look(instance))
         try:
             await asyncio.wait({end, change, look}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in (change, look):
                 task.cancel()
         if end.done():
-            self._account(instance.place.workload, await self._tidy(instance))
+            self._account(self._as_desired(instance.place.workload), await self._tidy(instance))
             return False
         end.cancel()
         if look.done() and not look.cancelled():
@@ -252,6 +261,10 @@ class Supervisor:
         """Probe for as long as it runs; returns, with the last message, when it must be restarted."""
         workload, record = instance.place.workload, self._record
         await instance.begun()
+        if record.paused:
+            await instance.resume()
+            record.paused = False
+            self._say("starting", "Resumed", "it goes on")
         log = instance.runtime.log(self._folder)
         place, runtime = instance.place, instance.runtime
         probe = probe_of(
@@ -283,20 +296,39 @@ class Supervisor:
             self._trim(log)
             await asyncio.sleep(pause)
 
+    async def _hold(self, instance: Instance) -> str:
+        """Have it stand still for as long as this is wished for, from when its own code runs."""
+        record = self._record
+        await instance.begun()
+        while not (record.paused or instance.runtime.begun(instance.place)):
+            await asyncio.sleep(_FIRST_LOOK)
+        # On disk before it is done: whoever comes after a kill knows that it may stand still.
+        record.paused = True
+        self._folder.remember(record)
+        await instance.pause()
+        if record.state != "paused":
+            self._say("paused", "Paused", "it stands still and keeps its memory")
+        for_ever: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        return await for_ever
+
     async def _restart_unhealthy(self, instance: Instance, message: str) -> None:
         self._say("degraded", "HealthCheckFailed", f"{message}; it is stopped")
         await instance.stop()
         await self._tidy(instance)
-        self._account(instance.place.workload, Exit(reason="HealthCheckFailed", message=message))
+        unhealthy = Exit(reason="HealthCheckFailed", message=message)
+        self._account(self._as_desired(instance.place.workload), unhealthy)
 
     async def _end(self, instance: Instance) -> None:
         """Stop a run that is no longer desired."""
         self._say("stopping", "Stopping" if self._desired is None else "Replacing", "")
+        if self._record.paused:
+            with suppress(OSError, CannotRun):
+                await instance.resume()  # what stands still can neither be asked to end
         await instance.stop()
         outcome = await self._tidy(instance)
         record = self._record
         record.exit, record.accounted, record.running = outcome.document(), record.run, None
-        record.backoff = 0
+        record.backoff, record.paused = 0, False
         if self._desired is not None:
             record.restarts = 0
         self._folder.remember(record)
@@ -323,6 +355,17 @@ class Supervisor:
         self._say("completed" if outcome.clean else "failed", reason, message)
 
     # Details.
+
+    def _as_desired(self, workload: Workload) -> Workload:
+        """What ran, by the generation that desires it by now."""
+        desired = self._desired
+        return desired if desired is not None and workload.like(desired) else workload
+
+    def _show(self, workload: Workload) -> None:
+        """Tell what is so already, by the generation that desires it by now."""
+        if self._shown != workload:
+            self._shown = workload
+            self._changed()
 
     def _before(self) -> Workload | None:
         return Workload.from_document(self._record.running) if self._record.running else None

@@ -105,6 +105,7 @@ class Workload:
     health: Health | None = None
     user: str | None = None
     acceleration: str | None = None
+    paused: bool = False
 
     def __post_init__(self) -> None:
         if not _WORKLOAD.fullmatch(self.workload):
@@ -141,6 +142,8 @@ class Workload:
         """
         known = {item.name for item in dataclasses.fields(cls)}
         values = {key: value for key, value in document.items() if key in known}
+        if "state" in document:  # a level as it travels; our own record says it in a field
+            values["paused"] = document["state"] == "paused"
         try:
             values["ports"] = tuple(_pick(Port, item) for item in values.get("ports") or ())
             values["files"] = tuple(_pick(File, item) for item in values.get("files") or ())
@@ -150,6 +153,10 @@ class Workload:
             raise CannotRun(
                 "InvalidWorkload", f"the desired workload is incomplete: {error}", lasting=True
             ) from error
+
+    def like(self, other: Workload) -> bool:
+        """Whether both are one run: which generation says so, and whether it stands still, makes no other."""
+        return dataclasses.replace(self, generation=other.generation, paused=other.paused) == other
 
     def document(self) -> dict[str, Any]:
         """The record as JSON; :meth:`from_document` reads it back."""
