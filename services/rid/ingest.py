@@ -145,7 +145,7 @@ class Ingest:
         for _ in self.ticking():
             pass
 
-    def ticking(self, at_once: int = 500) -> Iterator[None]:
+    def ticking(self, at_once: int = 200) -> Iterator[None]:
         """The same in steps of so many nodes, so that others get a turn in between."""
         names = list(self._nodes)
         for begin in range(0, len(names), at_once):

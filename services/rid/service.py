@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("rid")
 _TICK: Final = 1.0
 _TOGETHER: Final = 32
+_LOOKED_AT: Final = 4
 #: So many events are taken in before others get a turn: a fifth of a millisecond of work.
 _AT_ONCE: Final = 16
 
@@ -307,15 +308,22 @@ class Rid:
             await self._lease.lost.wait()
 
     async def _publish(self) -> None:
+        settled = False
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_TICK):  # wait_for of Python 3.11 may lose a cancellation
                     await self._wake.wait()
             self._wake.clear()
-            # In small parts, so that no query waits for a fleet that joins.
             while self.publishing and self.changes.pending:
-                await asyncio.gather(*(self._publish_one(one) for one in self.changes.due(_TOGETHER)))
-                await asyncio.sleep(0)
+                # Looked at a few at a time, so that no query waits for a fleet that joins.
+                async with asyncio.TaskGroup() as sending:
+                    for _ in range(_TOGETHER // _LOOKED_AT):
+                        for one in self.changes.due(_LOOKED_AT):
+                            sending.create_task(self._publish_one(one))
+                        await asyncio.sleep(0)
+            if self.publishing and not settled:
+                settled = True
+                gc.freeze()  # what was published of each node lives long, too
 
     async def _publish_one(self, due: Due) -> None:
         change = due.change
