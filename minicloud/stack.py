@@ -35,6 +35,8 @@ from schemas.errors import InvalidDocument, Unavailable
 
 _PR_SET_PDEATHSIG: Final = 1
 _SETTLED: Final = 15.0  # seconds of life after which an end is not one more of a row
+#: Seconds between looks at whether a process still lives.
+_LOOK_AGAIN: Final = 0.1
 _LIBC: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
@@ -385,7 +387,9 @@ class Processes:
             process = service.process
             if process is None:
                 return
-            code = await asyncio.to_thread(process.wait)
+            # Polled, not waited for in a thread each: threads are few, and ending needs some.
+            while (code := process.poll()) is None:
+                await asyncio.sleep(_LOOK_AGAIN)
             if self._stopping:
                 return
             lived = time.monotonic() - service.started

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,20 @@ def test_it_runs_beside_the_others_and_is_started_again(tmp_path: Path) -> None:
             assert stack.until(node)["state"] == "alive"
 
 
+def test_a_stack_of_everything_ends_when_it_is_told_to(tmp_path: Path) -> None:
+    with Stack(tmp_path / "data", "--monitor", "0", "--fleet", "1") as stack:
+        stack.wait_for_nodes(NODE)
+        children = psutil.Process(stack.process.pid).children()
+        stack.process.terminate()
+        assert stack.process.wait(30) == 0
+        assert not [child for child in children if child.is_running()]
+
+
 def _monitors(parent: int) -> list[int]:
-    """The monitors that a stack started."""
-    children = psutil.Process(parent).children()
-    return [child.pid for child in children if "services.monitor" in child.cmdline()]
+    """The monitors that a stack started and that live."""
+    found = []
+    for child in psutil.Process(parent).children():
+        with suppress(psutil.NoSuchProcess):  # also what ended and is not yet waited for
+            if "services.monitor" in child.cmdline():
+                found.append(child.pid)
+    return found
