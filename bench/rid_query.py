@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from services.rid.liveness import Thresholds
 
 from bench.rid_peers import Columns, Dicts, DuckDb, Mongo, Peer, Polars, Row, Sqlite, frame_of
 from schemas.attributes import Value
 from schemas.event import event
+from schemas.liveness import Thresholds
 from schemas.node import Measurement
 from schemas.query import Query
 from schemas.sample import read_sample

@@ -1,8 +1,7 @@
 """A node's sample, read without ceremony: for whoever reads tens of thousands of them a second.
 
 In: the payload of a ``minicloud.node.measured.v1`` event. Out: what it says, checked as strictly as by
-:func:`schemas.event.read_event`, at little more than half of its cost, since no models are made. What is not
-an ordinary sample in its envelope is left to ``read_event``, which also says what is wrong with it.
+:func:`schemas.event.read_event`, at four fifths of its cost, since no models are made. What is not an ordinary sample in its envelope is left to ``read_event``, which also says what is wrong with it.
 """
 
 from __future__ import annotations
@@ -49,13 +48,14 @@ class _Envelope(TypedDict):
     data: _Data
 
 
-_READER: Final[TypeAdapter[_Envelope]] = TypeAdapter(_Envelope)
+#: The validator itself: the adapter around it would cost a tenth more.
+_READ: Final = TypeAdapter(_Envelope).validator.validate_json
 
 
 def read_sample(payload: bytes) -> Sample | None:
     """The sample in ``payload``; None if it must be read the ordinary way."""
     try:
-        envelope = _READER.validate_json(payload)
+        envelope = _READ(payload)
     except ValidationError:
         return None
     data = envelope["data"]
