@@ -1,7 +1,8 @@
 """A node's sample, read without ceremony: for whoever reads tens of thousands of them a second.
 
 In: the payload of a ``minicloud.node.measured.v1`` event. Out: what it says, checked as strictly as by
-:func:`schemas.event.read_event`, at four fifths of its cost, since no models are made. What is not an ordinary sample in its envelope is left to ``read_event``, which also says what is wrong with it.
+:func:`schemas.event.read_event`, at four fifths of its cost, since no models are made. What is not an ordinary sample
+in its envelope is left to ``read_event``, which also says what is wrong with it.
 """
 
 from __future__ import annotations
