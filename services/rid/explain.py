@@ -37,8 +37,9 @@ def explain(parts: Iterable[Predicate], select: Select) -> list[Rejected]:
                 had = None if about is None or about not in node else show(about, node[about], rounded=True)
                 groups.setdefault((about, wanted, had), []).append(node["name"])
     room = _MOST_NAMES
-    told = []
-    for (about, wanted, had), names in groups.items():
+    told: list[Rejected] = []
+    # Whoever failed the last condition was the nearest: where not all can be named, those are.
+    for (about, wanted, had), names in reversed(groups.items()):
         told.append(
             Rejected(
                 reason=reason(about, wanted, had),
@@ -50,4 +51,4 @@ def explain(parts: Iterable[Predicate], select: Select) -> list[Rejected]:
             )
         )
         room = max(0, room - len(names))
-    return told
+    return told[::-1]

@@ -475,11 +475,12 @@ class Picked:
         """The nodes that fail a condition, by the first that they fail and what they had."""
         told = []
         room = _MOST_NAMES
-        for part, failing in self._unmatched:
+        # Whoever failed the last condition was the nearest: where not all can be named, those are.
+        for part, failing in reversed(self._unmatched):
             rows = np.flatnonzero(failing)
             about = part.attribute if isinstance(part, Condition) else None
             wanted = describe(part)
-            for had, some in self._by_value(about, rows):
+            for had, some in reversed(self._by_value(about, rows)):
                 names = self._fleet.names(some)
                 told.append(
                     Rejection(
@@ -492,7 +493,7 @@ class Picked:
                     )
                 )
                 room = max(0, room - len(names))
-        return told
+        return told[::-1]
 
     def _by_value(self, about: str | None, rows: Rows) -> list[tuple[str | None, Rows]]:
         if about is None:

@@ -63,7 +63,8 @@ async def machine(site: Site, tmp_path: Path) -> AsyncIterator[Machine]:
 
 
 async def clean(machine: Machine) -> None:
-    for deployment in {one.deployment for one in machine.site.heard}:
+    ours = {one.deployment for one in machine.site.heard if one.deployment.endswith(machine.site.group)}
+    for deployment in ours:
         last = machine.site.last(deployment)
         if last and last.state not in ("stopped", "rejected"):
             await machine.site.cancel(deployment)
