@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from bus.bus import Bus
 from schemas.decision import FINAL_STATES
 from schemas.errors import NotFound, Unavailable
+from schemas.verbs import LogsRequest
 from schemas.workload import workload_name
+
+#: Bytes of lines in one answer.
+_ANSWER_LIMIT: Final = 256 * 1024
 
 
 class Printed(NamedTuple):
@@ -77,6 +81,23 @@ async def follow_printed(
             return
         if not more:
             await asyncio.sleep(every)
+
+
+def lines_answered(request: LogsRequest, lines: list[str], position: str, *, more: bool) -> dict[str, Any]:
+    """What a worker answers who is asked for lines: as many of the last as one message should hold."""
+    size, kept = 0, []
+    for line in reversed(lines):
+        size += len(line.encode()) + 8
+        if size > _ANSWER_LIMIT:
+            break
+        kept.append(line)
+    return {
+        "workload": request.workload,
+        "lines": kept[::-1],
+        "truncated": len(kept) < len(lines),
+        "position": position,
+        "more": more,
+    }
 
 
 async def _known(bus: Bus, deployment: str) -> dict[str, Any]:

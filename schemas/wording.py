@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
 
 from schemas.attributes import lookup
 from schemas.predicate import Condition, Every, Predicate, Some
 from schemas.quantities import format_bytes, format_cores
 
+T = TypeVar("T")
+#: How many names an explanation holds in all; beyond, nodes are only counted.
+_MOST_NAMES: Final = 2000
 _FAILED: Final = {"lt": ">=", "lte": ">", "gt": "<=", "gte": "<"}
 _SIGNS: Final = {"eq": "=", "ne": "!=", "lt": "<", "lte": "<=", "gt": ">", "gte": ">="}
 
@@ -21,6 +25,36 @@ def reason(about: str | None, wanted: str, had: str | None) -> str:
     sign, _, value = wanted.partition(" ")
     failed = _FAILED.get(next((op for op, text in _SIGNS.items() if text == sign), ""))
     return f"{about} {had} {failed} {value}" if failed else f"{about} is {had}, wanted {wanted}"
+
+
+class Failing(NamedTuple):
+    """Nodes that fail the same condition and have the same instead."""
+
+    attribute: str | None
+    wanted: str
+    had: str | None
+    names: list[str]
+
+
+def rejected(groups: Sequence[Failing], told: Callable[..., T]) -> list[T]:
+    """Every group with its reason and as many names as there is room for.
+
+    Whoever failed the last condition was the nearest: where not all can be named, those are.
+
+    Args:
+        groups: in the order of the conditions.
+        told: makes what is told of a group.
+    """
+    room = _MOST_NAMES
+    found: list[T] = []
+    for group in reversed(groups):
+        about, wanted, had, names = group
+        why = reason(about, wanted, had)
+        found.append(
+            told(reason=why, attribute=about, wanted=wanted, had=had, nodes=names[:room], count=len(names))
+        )
+        room = max(0, room - len(names))
+    return found[::-1]
 
 
 def describe(predicate: Predicate) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -123,10 +124,7 @@ async def pause(deployment: str, wait: bool, timeout: float, data: Path | None, 
     async with connect(data) as cloud:
         before = await _before(cloud, deployment)
         wished = await cloud.pause(deployment)
-
-        def answered(status: DeploymentStatus, _: Decision | None) -> bool:
-            return _of_the_next(before, status) and status.state in SETTLED_STATES - {"running"}
-
+        answered = partial(_left, "running", before)
         return await _follow(cloud, before, wished, answered, output, timeout if wait else 0)
 
 
@@ -144,10 +142,7 @@ async def resume(deployment: str, wait: bool, timeout: float, data: Path | None,
     async with connect(data) as cloud:
         before = await _before(cloud, deployment)
         wished = await cloud.resume(deployment)
-
-        def answered(status: DeploymentStatus, _: Decision | None) -> bool:
-            return _of_the_next(before, status) and status.state in SETTLED_STATES - {"paused"}
-
+        answered = partial(_left, "paused", before)
         return await _follow(cloud, before, wished, answered, output, timeout if wait else 0)
 
 
@@ -172,6 +167,11 @@ def _of_the_next(before: _Before, status: DeploymentStatus) -> bool:
     """Whether a status answers a request that came after."""
     refused = status.reason == "UpdateRejected" and status.sequence > before.status.sequence
     return status.generation > before.status.generation or refused
+
+
+def _left(state: str, before: _Before, status: DeploymentStatus, _: Decision | None) -> bool:
+    """Whether it has settled in another state than the one that it was to leave."""
+    return _of_the_next(before, status) and status.state in SETTLED_STATES - {state}
 
 
 async def _follow(

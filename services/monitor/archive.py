@@ -13,11 +13,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import structlog
-from pymongo import DESCENDING, AsyncMongoClient
+from pymongo import DESCENDING
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import PyMongoError
 
-from schemas.errors import InvalidDocument, Unavailable
+from bus.mongo import mongo_client
+from schemas.errors import Unavailable
 from schemas.event import Event
 from schemas.flatten import attributes_of
 from schemas.node import Characterization
@@ -25,7 +26,6 @@ from services.monitor.views import Past
 
 log = structlog.get_logger("monitor")
 
-_PATIENCE_MS: Final = 3000
 _PAUSE: Final = 1.0
 _DAY: Final = 24 * 60 * 60
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -49,19 +49,7 @@ class Archive:
     """
 
     def __init__(self, url: str, database: str, days: int) -> None:
-        try:
-            self._client: AsyncMongoClient[Stored] = AsyncMongoClient(
-                url,
-                serverSelectionTimeoutMS=_PATIENCE_MS,
-                connectTimeoutMS=_PATIENCE_MS,
-                socketTimeoutMS=10 * _PATIENCE_MS,
-                appname="minicloud-monitor",
-                tz_aware=True,
-            )
-        except (PyMongoError, ValueError) as error:
-            raise InvalidDocument(
-                f"cannot be used: {error}", field="setting mongodb_url", expected="mongodb://host:27017"
-            ) from None
+        self._client = mongo_client(url, "monitor")
         self._database = self._client[database]
         self._days = days
         self._ready = False

@@ -14,13 +14,12 @@ from prometheus_client import generate_latest
 
 from bus.bus import Bus
 from bus.consume import Retry
+from bus.follow import check_speaker, follow
 from bus.frame import Frame
-from bus.streams import stream_of
 from bus.watch import WatchItem
-from schemas.errors import InvalidDocument, MinicloudError, Unavailable
-from schemas.event import Event, EventData
+from schemas.errors import MinicloudError, Unavailable
+from schemas.event import Event
 from schemas.liveness import Thresholds
-from schemas.names import name_in
 from schemas.node import Characterization, Measurement, Presence
 from schemas.trouble import NodeTrouble
 from schemas.workload import ObservedWorkload, WorkerStatus
@@ -103,12 +102,13 @@ class Monitor:
         s = self._bus.subjects
         await self._load()
         # What was said of troubles first: it decides how a silent node is judged from the start.
-        await self._follow({s.trouble(): NodeTrouble})
+        await follow(self.frame, {s.trouble(): NodeTrouble}, self._take)
         await asyncio.gather(
-            self._follow({s.characterization(): Characterization}),
-            self._follow({s.presence(): Presence, s.worker(): WorkerStatus}),
-            self._follow({s.observed(): ObservedWorkload}),
-            self._follow({s.metrics(): Measurement}, since=0),  # all that is kept: the windows need it
+            follow(self.frame, {s.characterization(): Characterization}, self._take),
+            follow(self.frame, {s.presence(): Presence, s.worker(): WorkerStatus}, self._take),
+            follow(self.frame, {s.observed(): ObservedWorkload}, self._take),
+            # All that is kept of it: the windows need it.
+            follow(self.frame, {s.metrics(): Measurement}, self._take, since=0),
         )
         if self.frame.stopping.is_set():
             return
@@ -148,38 +148,8 @@ class Monitor:
             log.warning("the archive cannot be read: the bus alone tells", error=str(error)[:300])
         log.info("read from MongoDB", nodes=loaded, seconds=round(time.monotonic() - begun, 2))
 
-    async def _follow(self, kinds: dict[str, type[EventData]], since: int | None = None) -> None:
-        """Return once the present state is in; go on with what changes."""
-        synced = asyncio.Event()
-        stream = stream_of(next(iter(kinds))).name(self._bus.minicloud)
-
-        async def follow() -> None:
-            async with self._bus.watch(kinds, since=since) as items:
-                async for item in items:
-                    if item.kind == "SYNC":
-                        synced.set()
-                    elif item.event is not None:
-                        try:
-                            self._take(item)
-                        except Exception as error:  # noqa: BLE001 - whatever it is, the flow goes on
-                            await self._bus.bury(
-                                item.subject, item.payload, error, stream=stream, revision=item.revision
-                            )
-
-        task = self.frame.spawn(follow())
-        waiting = asyncio.ensure_future(synced.wait())
-        await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
-
-    def _take(self, item: WatchItem[Any]) -> None:
-        event = item.event
-        if event is None:
-            return
-        if event.data.node != name_in(item.subject):
-            # The broker lets an agent write on its own subject only, so the subject tells who speaks.
-            raise InvalidDocument(
-                f"speaks of node {event.data.node!r}", field="data.node", expected=name_in(item.subject)
-            )
+    def _take(self, event: Event[Any], item: WatchItem[Any]) -> None:
+        check_speaker(item.subject, event.data.node)
         self._events.labels(type(event.data).__name__).inc()
         if isinstance(event.data, NodeTrouble):
             self.troubles.recall(event.data)

@@ -11,13 +11,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
 from pydantic import BaseModel, TypeAdapter
-from pydantic_core import from_json
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from schemas.errors import InvalidQuery, TooLarge, Unavailable
+from bus.asked import body_of, resume_after
+from schemas.errors import InvalidQuery, Unavailable
 from schemas.query import Answer
 from services.rid.answer import Answers
 from services.rid.openapi import document as openapi
@@ -58,7 +58,9 @@ def routes(answers: Answers, ask: Ask, begin: Begin, ready: Callable[[], bool]) 
         return endpoint
 
     async def query(request: Request) -> Response:
-        return _json(await ask(await _body(request)))
+        return _json(
+            await ask(await body_of(request, _LARGEST, wrong=InvalidQuery, expected="a query document"))
+        )
 
     async def nodes(request: Request) -> Response:
         return _json(await ask(from_parts(request.query_params.multi_items())))
@@ -73,7 +75,7 @@ def routes(answers: Answers, ask: Ask, begin: Begin, ready: Callable[[], bool]) 
         return _json(profile(answers, await _question(request, _PARTS)))
 
     async def watch(request: Request) -> Response:
-        since, form = _since(request), _format(request)
+        since, form = resume_after(request, wrong=InvalidQuery), _format(request)
         question = await _question(request, ("where", "fields", "since", "format"))
         watcher = await begin(
             {name: question[name] for name in question if name not in ("since", "format")}, since
@@ -153,33 +155,10 @@ async def _question(request: Request, allowed: tuple[str, ...]) -> dict[str, Any
     """The query in the body of a POST, or in the URL."""
     if request.method != "POST":
         return from_parts(request.query_params.multi_items(), allowed)
-    asked = await _body(request)
+    asked = await body_of(request, _LARGEST, wrong=InvalidQuery, expected="a query document")
     if not isinstance(asked, dict):
         raise InvalidQuery("the body is no query document", expected="a JSON object")
     return asked
-
-
-async def _body(request: Request) -> Any:
-    read = bytearray()
-    async for chunk in request.stream():
-        read += chunk
-        if len(read) > _LARGEST:
-            raise TooLarge("the body is too large", expected=f"at most {_LARGEST} bytes")
-    try:
-        # As strict as the bus: no NaN, and no half of a surrogate pair, which no answer could carry back.
-        return from_json(bytes(read) or b"{}", allow_inf_nan=False)
-    except ValueError as error:
-        raise InvalidQuery(f"the body is not JSON: {error}", expected="a query document") from None
-
-
-def _since(request: Request) -> int | None:
-    """The revision to resume after; a browser that reconnects says it in a header."""
-    text = request.query_params.get("since") or request.headers.get("last-event-id")
-    if not text:
-        return None
-    if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise InvalidQuery(f"{text[:40]!r} is no revision", field="since", expected="a whole number")
-    return int(text)
 
 
 def _format(request: Request) -> str:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any
 
 from schemas.predicate import Condition, Predicate, every
 from schemas.query import Rejected
-from schemas.wording import describe, reason, show
-
-#: How many names an explanation holds in all; beyond, nodes are only counted.
-_MOST_NAMES: Final = 2000
+from schemas.wording import Failing, describe, rejected, show
 
 Select = Callable[[Predicate, Iterable[str]], list[dict[str, Any]]]
 
@@ -36,19 +33,4 @@ def explain(parts: Iterable[Predicate], select: Select) -> list[Rejected]:
             if node["name"] not in after:
                 had = None if about is None or about not in node else show(about, node[about], rounded=True)
                 groups.setdefault((about, wanted, had), []).append(node["name"])
-    room = _MOST_NAMES
-    told: list[Rejected] = []
-    # Whoever failed the last condition was the nearest: where not all can be named, those are.
-    for (about, wanted, had), names in reversed(groups.items()):
-        told.append(
-            Rejected(
-                reason=reason(about, wanted, had),
-                attribute=about,
-                wanted=wanted,
-                had=had,
-                nodes=names[:room],
-                count=len(names),
-            )
-        )
-        room = max(0, room - len(names))
-    return told[::-1]
+    return rejected([Failing(*group, names) for group, names in groups.items()], Rejected)

@@ -18,6 +18,7 @@ import structlog
 from pydantic import BaseModel, RootModel
 
 from bus.bus import Bus
+from bus.follow import check_speaker, follow
 from bus.frame import Frame
 from bus.streams import stream_of
 from bus.watch import WatchItem
@@ -27,7 +28,6 @@ from schemas.errors import Conflict, InvalidDocument, InvalidQuery, MinicloudErr
 from schemas.event import Event, EventData, read_event
 from schemas.explained import Explanation
 from schemas.liveness import Thresholds
-from schemas.names import name_in
 from schemas.node import Characterization, Measurement, Presence
 from schemas.query import Answer
 from schemas.resource import ResourceChange
@@ -175,43 +175,21 @@ class Rid:
         self, kinds: dict[str, type[EventData]], quick: Callable[[bytes], Sample | None] | None = None
     ) -> None:
         """Return once the present state is in; go on with what changes."""
-        synced = asyncio.Event()
         kept = stream_of(next(iter(kinds)))
-        stream = kept.name(self._bus.minicloud)
+
+        def take(event: Event[Any] | Sample, item: WatchItem[Any]) -> None:
+            self.recovery.took(kept, self._take(event, item), item.revision)
+
         since = await self.recovery.since(kept)
-
-        async def follow() -> None:
-            async with self._bus.watch(kinds, since=since, quick=quick) as items:
-                taken = 0
-                async for item in items:
-                    taken += 1
-                    if taken % _AT_ONCE == 0:
-                        await asyncio.sleep(0)  # a query does not wait for the rest of a burst
-                    if item.kind == "SYNC":
-                        synced.set()
-                    elif item.event is not None:
-                        try:
-                            self.recovery.took(kept, self._take(item.event, item), item.revision)
-                        except Exception as error:  # noqa: BLE001 - whatever it is, the flow goes on
-                            await self._bus.bury(
-                                item.subject, item.payload, error, stream=stream, revision=item.revision
-                            )
-
-        task = self._frame.spawn(follow())
-        waiting = asyncio.ensure_future(synced.wait())
-        await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
+        # In small parts, so that a query does not wait for the rest of a burst.
+        await follow(self._frame, kinds, take, since=since, quick=quick, at_once=_AT_ONCE)
 
     def _take(self, event: Event[Any] | Sample, item: WatchItem[Any]) -> str:
         """Take in what came; the name of the node that it is about."""
         live = item.kind == "CHANGE"
         told = event if isinstance(event, Sample) else event.data
         node: str = told.node
-        if node != name_in(item.subject):
-            # The broker lets an agent write on its own subject only, so the subject tells who speaks.
-            raise InvalidDocument(
-                f"speaks of node {node!r}", field="data.node", expected=name_in(item.subject)
-            )
+        check_speaker(item.subject, node)
         if isinstance(event, Sample):
             self.ingest.sample(event, live=live)
         elif isinstance(told, ResourceChange):

@@ -18,11 +18,11 @@ import structlog
 from bson import encode
 from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
-from pymongo import AsyncMongoClient, ReplaceOne
+from pymongo import ReplaceOne
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import PyMongoError
 
-from schemas.errors import InvalidDocument
+from bus.mongo import mongo_client
 from services.rid.known import LAZY, Document, Positions
 
 log = structlog.get_logger("rid")
@@ -32,7 +32,6 @@ _POSITIONS: Final = "positions"
 #: So many documents go in one batch: making it holds up nobody for as much as a millisecond.
 _TOGETHER: Final = 100
 _ENCODED_AT_ONCE: Final = 8
-_PATIENCE_MS: Final = 3000
 _INDEXES: Final = ("static.id", "derived.state", "pulse.heard")
 
 #: What is known of a node now, as a document; None where nothing is.
@@ -59,19 +58,7 @@ class Store:
     def __init__(
         self, url: str, database: str, look: Look, every: float = 5.0, metrics_every: float = 30.0
     ) -> None:
-        try:
-            self._client: AsyncMongoClient[Document] = AsyncMongoClient(
-                url,
-                serverSelectionTimeoutMS=_PATIENCE_MS,
-                connectTimeoutMS=_PATIENCE_MS,
-                socketTimeoutMS=10 * _PATIENCE_MS,
-                appname="minicloud-rid",
-                tz_aware=True,
-            )
-        except (PyMongoError, ValueError) as error:
-            raise InvalidDocument(
-                f"cannot be used: {error}", field="setting mongodb_url", expected="mongodb://host:27017"
-            ) from None
+        self._client = mongo_client(url, "rid")
         self._database = self._client[database]
         self._look = look
         self._every = every

@@ -18,11 +18,12 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from bus.asked import body_of, resume_after, revision
 from bus.bus import Bus
 from bus.lifecycle import TOLD, Kind, Told, lifecycle
 from bus.printed import follow_printed, last_printed, replicas_of
 from schemas.deployment import DeploymentRequest
-from schemas.errors import Forbidden, InvalidDocument, NotFound, TooLarge
+from schemas.errors import Forbidden, InvalidDocument, NotFound
 from schemas.event import read_document
 from schemas.names import token
 from schemas.verbs import (
@@ -130,7 +131,7 @@ def routes(bus: Bus, wishes: Wishes) -> list[Route]:
 
     async def events(request: Request) -> Response:
         _only(request, "since", "kinds", "limit", "format")
-        deployment, since = _deployment(request), _since(request)
+        deployment, since = _deployment(request), resume_after(request)
         kinds, form = _kinds(request), _format(request)
         limit = _number(request, "limit", 1, _MOST, default=100)
         await known(request)
@@ -197,16 +198,7 @@ def _deployment(request: Request) -> str:
 
 async def _asked(request: Request, kind: type[Doc], *, named: bool = False) -> Doc:
     """The document in the body; ``named`` fills in the deployment that the path names."""
-    read = bytearray()
-    async for chunk in request.stream():
-        read += chunk
-        if len(read) > _LARGEST:
-            raise TooLarge("the body is too large", expected=f"at most {_LARGEST} bytes")
-    try:
-        # As strict as the bus: no NaN, and no half of a surrogate pair, which no answer could carry back.
-        asked = from_json(bytes(read) or b"{}", allow_inf_nan=False)
-    except ValueError as error:
-        raise InvalidDocument(f"the body is not JSON: {error}", expected="a JSON document") from None
+    asked = await body_of(request, _LARGEST)
     if not isinstance(asked, dict):
         raise InvalidDocument("the body is no document", expected="a JSON object")
     if named:
@@ -245,20 +237,7 @@ def _if_match(request: Request) -> int | None:
     text = request.headers.get("if-match")
     if text is None or text == "*":
         return None
-    text = text.strip('"')
-    if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise InvalidDocument(f"{text[:40]!r} is no revision", field="If-Match", expected="an ETag from here")
-    return int(text)
-
-
-def _since(request: Request) -> int | None:
-    """The revision to resume after; a browser that reconnects says it in a header."""
-    text = request.query_params.get("since") or request.headers.get("last-event-id")
-    if not text:
-        return None
-    if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise InvalidDocument(f"{text[:40]!r} is no revision", field="since", expected="a whole number")
-    return int(text)
+    return revision(text.strip('"'), "If-Match", "an ETag from here")
 
 
 def _kinds(request: Request) -> tuple[Kind, ...]:

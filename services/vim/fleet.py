@@ -22,7 +22,7 @@ from schemas.errors import InvalidQuery
 from schemas.node import RuntimeName
 from schemas.predicate import Condition, Every, Predicate, conditions, conjuncts
 from schemas.where import parse_where
-from schemas.wording import describe, reason, show
+from schemas.wording import Failing, describe, rejected, show
 from services.vim.columns import Column, Mask, Numbers, Rows, column
 from services.vim.ledger import Reserved
 from services.vim.offer import Offer, no_offer, offer
@@ -71,7 +71,6 @@ _IN_FULL: Final = 100
 _MOST_CANDIDATES: Final = 1000
 #: Beyond so many different values, nodes that fail the same condition are told together.
 _MOST_VALUES: Final = 40
-_MOST_NAMES: Final = 2000
 _FIRST: Final = 1024
 _NOTHING: Final = Reserved()
 
@@ -274,21 +273,21 @@ class Fleet:
 
     def free_cpu(self, used: int, pods: Mask) -> npt.NDArray[np.float64]:
         """Unreserved cores; of what the cluster would run, of those that it gives to pods."""
-        free = self._free_cpu[:used]
-        if pods.any():
-            cores = np.nan_to_num(self._numbers("cpu.cores")[:used])
-            given = self._numbers("cluster.cpu")[:used]
-            free = free - np.where(pods & ~np.isnan(given), np.maximum(0.0, cores - given), 0.0)
-        return free
+        return self._given(self._free_cpu[:used], "cpu.cores", "cluster.cpu", pods)
 
     def free_memory(self, used: int, pods: Mask) -> npt.NDArray[np.float64]:
         """Unreserved bytes, likewise."""
-        free = self._free_memory[:used]
-        if pods.any():
-            memory = np.nan_to_num(self._numbers("memory.total")[:used])
-            given = self._numbers("cluster.memory")[:used]
-            free = free - np.where(pods & ~np.isnan(given), np.maximum(0.0, memory - given), 0.0)
-        return free
+        return self._given(self._free_memory[:used], "memory.total", "cluster.memory", pods)
+
+    def _given(
+        self, free: npt.NDArray[np.float64], whole: str, given: str, pods: Mask
+    ) -> npt.NDArray[np.float64]:
+        """What is free without what the cluster keeps from its pods."""
+        if not pods.any():
+            return free
+        used = len(free)
+        total, to_pods = np.nan_to_num(self._numbers(whole)[:used]), self._numbers(given)[:used]
+        return free - np.where(pods & ~np.isnan(to_pods), np.maximum(0.0, total - to_pods), 0.0)
 
     def _scores(
         self, request: DeploymentRequest, able: Rows, avoid: list[bool]
@@ -473,27 +472,16 @@ class Picked:
 
     def unmatched(self) -> list[Rejection]:
         """The nodes that fail a condition, by the first that they fail and what they had."""
-        told = []
-        room = _MOST_NAMES
-        # Whoever failed the last condition was the nearest: where not all can be named, those are.
-        for part, failing in reversed(self._unmatched):
+        groups = []
+        for part, failing in self._unmatched:
             rows = np.flatnonzero(failing)
             about = part.attribute if isinstance(part, Condition) else None
             wanted = describe(part)
-            for had, some in reversed(self._by_value(about, rows)):
-                names = self._fleet.names(some)
-                told.append(
-                    Rejection(
-                        reason=reason(about, wanted, had),
-                        attribute=about,
-                        wanted=wanted,
-                        had=had,
-                        nodes=names[:room],
-                        count=len(names),
-                    )
-                )
-                room = max(0, room - len(names))
-        return told[::-1]
+            groups += [
+                Failing(about, wanted, had, self._fleet.names(some))
+                for had, some in self._by_value(about, rows)
+            ]
+        return rejected(groups, Rejection)
 
     def _by_value(self, about: str | None, rows: Rows) -> list[tuple[str | None, Rows]]:
         if about is None:

@@ -7,8 +7,8 @@ need one of our own are skipped.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -49,14 +49,9 @@ def kubernetes(
     part: Callable[[SomePart], SomePart], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[AnyCluster]:
     """The fast tier: a control plane and two racks, ``rack-1`` and ``rack-2``, of 20 nodes."""
-    if (named := named_cluster()) is not None:
-        with closing(AnyCluster(named, tmp_path_factory.mktemp("clients"))) as other:
-            yield other
-        return
-    for needed in FAST:
-        part(needed)
-    with Cluster.up() as cluster:
-        cluster.add_tier_fast()
+    with _named_or_own(part, FAST, tmp_path_factory) as cluster:
+        if isinstance(cluster, Cluster):
+            cluster.add_tier_fast()
         yield cluster
 
 
@@ -78,14 +73,9 @@ def real_node(
     part: Callable[[SomePart], SomePart], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[AnyCluster]:
     """The full tier without racks, which a test may add: a control plane and ``real-1``, where pods really run."""
-    if (named := named_cluster()) is not None:
-        with closing(AnyCluster(named, tmp_path_factory.mktemp("clients"))) as other:
-            yield other
-        return
-    for needed in (*FAST, *FULL):
-        part(needed)
-    with Cluster.up() as cluster:
-        cluster.add_tier_full(nodes=0)
+    with _named_or_own(part, (*FAST, *FULL), tmp_path_factory) as cluster:
+        if isinstance(cluster, Cluster):
+            cluster.add_tier_full(nodes=0)
         yield cluster
 
 
@@ -100,6 +90,21 @@ def real_namespace(real_node: AnyCluster) -> Iterator[str]:
     """A namespace of the full tier that no other test uses."""
     with real_node.namespace() as name:
         yield name
+
+
+@contextmanager
+def _named_or_own(
+    part: Callable[[SomePart], SomePart], needed: Iterable[Part], folders: pytest.TempPathFactory
+) -> Iterator[AnyCluster]:
+    """The cluster that the environment names, else a control plane of our own."""
+    if (named := named_cluster()) is not None:
+        with closing(AnyCluster(named, folders.mktemp("clients"))) as other:
+            yield other
+        return
+    for one in needed:
+        part(one)
+    with Cluster.up() as cluster:
+        yield cluster
 
 
 def _own(cluster: AnyCluster) -> Cluster:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ import pytest
 
 from services.monitor.openapi import document
 from tests.monitor.conftest import TOKEN, Site, observed
+from tests.openapi import check_whole, described
 from tests.rid import nodes
 from tests.rid.nodes import until
-from tests.rid.test_openapi import METHODS, _walk
 
 COMMITTED = Path(__file__).parents[2] / "docs" / "reference" / "monitor-openapi.json"
 
@@ -26,25 +25,7 @@ def test_the_committed_document_is_what_is_made_now() -> None:
 
 
 def test_the_document_is_whole() -> None:
-    whole = document()
-    schemas = whole["components"]["schemas"]
-    for part in _walk(whole):
-        if isinstance(part.get("$ref"), str):
-            prefix, _, name = part["$ref"].rpartition("/")
-            assert prefix == "#/components/schemas"
-            assert name in schemas
-    for schema in schemas.values():
-        jsonschema.Draft202012Validator.check_schema(schema)
-    operations = []
-    for path, item in whole["paths"].items():
-        named = {one["name"] for one in item.get("parameters", []) if one["in"] == "path"}
-        assert named == set(re.findall(r"{(\w+)}", path))
-        for method in METHODS & set(item):
-            operations.append(item[method]["operationId"])
-            assert item[method]["responses"]["200"]["content"]
-            for parameter in item[method].get("parameters", []):
-                jsonschema.Draft202012Validator.check_schema(parameter["schema"])
-    assert len(operations) == len(set(operations))
+    check_whole(document())
 
 
 def _check(schema: dict[str, Any], told: Any) -> None:
@@ -60,10 +41,7 @@ async def test_every_route_is_described_and_answers_as_described(site: Site) -> 
         }
         whole = (await http.get("/openapi.json")).json()
         assert whole == document()
-        described = {
-            (path, method) for path, item in whole["paths"].items() for method in METHODS & set(item)
-        }
-        assert served == described
+        assert served == described(whole)
         gpus = [{"name": "V3D"}]
         await site.say(
             nodes.characterization("a", site.mc, gpus=gpus, labels={"exporter.port": "9100"}),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import pytest
 
 from services.rid.api import routes
 from services.rid.openapi import document
+from tests.openapi import check_whole, described
 from tests.rid import nodes
 from tests.rid.nodes import until
 from tests.rid.test_service import Site, site
@@ -21,7 +20,6 @@ from tests.rid.test_watch import Http
 __all__ = ["site"]
 
 COMMITTED = Path(__file__).parents[2] / "docs" / "reference" / "rid-openapi.json"
-METHODS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
 
 
 def test_the_committed_document_is_what_is_made_now() -> None:
@@ -30,44 +28,8 @@ def test_the_committed_document_is_what_is_made_now() -> None:
     assert committed == document(), "stale: make docs"
 
 
-def _walk(part: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(part, dict):
-        yield part
-        for value in part.values():
-            yield from _walk(value)
-    elif isinstance(part, list):
-        for value in part:
-            yield from _walk(value)
-
-
 def test_the_document_is_whole() -> None:
-    whole = document()
-    assert whole["openapi"].startswith("3.1.")
-    assert whole["info"]["title"]
-    assert whole["info"]["version"]
-    schemas = whole["components"]["schemas"]
-    for part in _walk(whole):
-        if isinstance(part.get("$ref"), str):
-            prefix, _, name = part["$ref"].rpartition("/")
-            assert prefix == "#/components/schemas"
-            assert name in schemas
-    for schema in schemas.values():
-        jsonschema.Draft202012Validator.check_schema(schema)
-    operations = []
-    for path, item in whole["paths"].items():
-        assert set(item) <= METHODS | {"parameters"}
-        named = {one["name"] for one in item.get("parameters", []) if one["in"] == "path"}
-        assert named == set(re.findall(r"{(\w+)}", path))
-        for method in METHODS & set(item):
-            operation = item[method]
-            operations.append(operation["operationId"])
-            assert operation["responses"]["200"]["content"]
-            for response in operation["responses"].values():
-                assert response["description"]
-            for parameter in operation.get("parameters", []):
-                assert {"name", "in", "schema"} <= set(parameter)
-                jsonschema.Draft202012Validator.check_schema(parameter["schema"])
-    assert len(operations) == len(set(operations))
+    check_whole(document())
 
 
 def test_every_route_is_described_and_nothing_else() -> None:
@@ -79,10 +41,7 @@ def test_every_route_is_described_and_nothing_else() -> None:
         for route in routes(None, never, never, bool)  # type: ignore[arg-type]
         for method in (route.methods or set()) - {"HEAD"}
     }
-    described = {
-        (path, method) for path, item in document()["paths"].items() for method in METHODS & set(item)
-    }
-    assert served == described
+    assert served == described(document())
 
 
 def _check(name: str, told: Any) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,10 @@ import pytest
 
 from services.vim.api import routes
 from services.vim.openapi import document
+from tests.openapi import check_whole, described
 from tests.vim.site import GIB, Site
 
 COMMITTED = Path(__file__).parents[2] / "docs" / "reference" / "vim-openapi.json"
-METHODS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
 FROM_ELSEWHERE = {"Origin": "http://elsewhere.example"}
 
 
@@ -55,44 +54,8 @@ def test_the_committed_document_is_what_is_made_now() -> None:
     assert committed == document(), "stale: make docs"
 
 
-def _walk(part: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(part, dict):
-        yield part
-        for value in part.values():
-            yield from _walk(value)
-    elif isinstance(part, list):
-        for value in part:
-            yield from _walk(value)
-
-
 def test_the_document_is_whole() -> None:
-    whole = document()
-    assert whole["openapi"].startswith("3.1.")
-    schemas = whole["components"]["schemas"]
-    for part in _walk(whole):
-        if isinstance(part.get("$ref"), str):
-            prefix, _, name = part["$ref"].rpartition("/")
-            assert prefix == "#/components/schemas"
-            assert name in schemas
-    for schema in schemas.values():
-        jsonschema.Draft202012Validator.check_schema(schema)
-    operations = []
-    for path, item in whole["paths"].items():
-        assert set(item) <= METHODS | {"parameters"}
-        named = {one["name"] for one in item.get("parameters", []) if one["in"] == "path"}
-        assert named == set(re.findall(r"{(\w+)}", path))
-        for method in METHODS & set(item):
-            operation = item[method]
-            operations.append(operation["operationId"])
-            assert operation["responses"]["200"]["content"]
-            for response in operation["responses"].values():
-                assert response["description"]
-            for parameter in operation.get("parameters", []):
-                assert {"name", "in", "schema"} <= set(parameter)
-                jsonschema.Draft202012Validator.check_schema(parameter["schema"])
-            for told in operation.get("requestBody", {}).get("content", {}).values():
-                jsonschema.validate(told["example"], {**told["schema"], "components": whole["components"]})
-    assert len(operations) == len(set(operations))
+    check_whole(document())
 
 
 def test_every_route_is_described_and_nothing_else() -> None:
@@ -101,10 +64,7 @@ def test_every_route_is_described_and_nothing_else() -> None:
         for route in routes(None, None)  # type: ignore[arg-type]
         for method in (route.methods or set()) - {"HEAD"}
     }
-    described = {
-        (path, method) for path, item in document()["paths"].items() for method in METHODS & set(item)
-    }
-    assert served == described
+    assert served == described(document())
 
 
 # -- from create to cancel -------------------------------------------------------------------------

@@ -18,35 +18,25 @@ from services.vim.placement import place
 from services.vim.question import question
 from tests.rid.fleets import NAMES, attributes, wheres
 from tests.vim.levels import MIB, node, request
-from tests.vim.test_placement import RUNTIMES
+from tests.vim.test_placement import RUNTIMES, requests_of
 
 GOOD: dict[str, Any] = {"worker": True, "state": "alive"}
 
-asking = st.builds(
-    lambda runtimes, cpu, memory, replicas, port, style: request(
-        runtimes=runtimes,
-        replicas=replicas,
-        resources={k: v for k, v in {"cpu": cpu, "memory": memory}.items() if v},
-        ports=[{"name": "p", "port": 80, "hostPort": port}] if port else [],
-        **style,
-    ),
-    st.lists(st.sampled_from(RUNTIMES), min_size=1, max_size=3, unique=True),
-    st.sampled_from([None, 0.1, 1, 3.9]),
-    st.sampled_from([None, MIB, 64 * MIB, 300 * MIB]),
+asking = requests_of(
+    [None, 0.1, 1, 3.9],
+    [None, MIB, 64 * MIB, 300 * MIB],
     st.integers(1, 4),
-    st.sampled_from([None, None, None, 8080]),
-    st.sampled_from(
-        [
-            {},
-            {"pack": True},
-            {"where": {"rack": "r1"}},
-            {"where": {"$or": [{"rack": "r2"}, {"cpu.cores": {"$gte": 4}}]}},
-            {"prefer": [{"rack": "desc"}, {"kernel": "asc"}]},
-            {"prefer": [{"memory.total": "asc"}]},
-            {"tolerations": [{"key": "t", "operator": "Exists"}]},
-            {"user": "root"},
-        ]
-    ),
+    [None, None, None, 8080],
+    [
+        {},
+        {"pack": True},
+        {"where": {"rack": "r1"}},
+        {"where": {"$or": [{"rack": "r2"}, {"cpu.cores": {"$gte": 4}}]}},
+        {"prefer": [{"rack": "desc"}, {"kernel": "asc"}]},
+        {"prefer": [{"memory.total": "asc"}]},
+        {"tolerations": [{"key": "t", "operator": "Exists"}]},
+        {"user": "root"},
+    ],
 )
 some_nodes = st.lists(
     st.fixed_dictionaries(

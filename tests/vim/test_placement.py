@@ -21,20 +21,38 @@ from tests.vim.levels import MIB, node, request
 
 RUNTIMES = ["process", "container", "unikernel", "vm"]
 
-requests = st.builds(
-    lambda runtimes, cpu, memory, replicas, port, style: request(
-        runtimes=runtimes,
-        replicas=replicas,
-        resources={k: v for k, v in {"cpu": cpu, "memory": memory}.items() if v},
-        ports=[{"name": "p", "port": 80, "hostPort": port}] if port else [],
-        **style,
-    ),
-    st.lists(st.sampled_from(RUNTIMES), min_size=1, max_size=3, unique=True),
-    st.sampled_from([None, 0.1, 0.25, 1, 3.9]),
-    st.sampled_from([None, MIB, 64 * MIB, 300 * MIB, 1024 * MIB]),
+
+def requests_of(
+    cores: list[float | None],
+    memory: list[int | None],
+    replicas: st.SearchStrategy[int],
+    pinned: list[int | None],
+    styles: list[dict[str, Any]],
+) -> st.SearchStrategy[DeploymentRequest]:
+    """Requests of any runtimes, with one of each."""
+    return st.builds(
+        lambda runtimes, cpu, memory, replicas, port, style: request(
+            runtimes=runtimes,
+            replicas=replicas,
+            resources={k: v for k, v in {"cpu": cpu, "memory": memory}.items() if v},
+            ports=[{"name": "p", "port": 80, "hostPort": port}] if port else [],
+            **style,
+        ),
+        st.lists(st.sampled_from(RUNTIMES), min_size=1, max_size=3, unique=True),
+        st.sampled_from(cores),
+        st.sampled_from(memory),
+        replicas,
+        st.sampled_from(pinned),
+        st.sampled_from(styles),
+    )
+
+
+requests = requests_of(
+    [None, 0.1, 0.25, 1, 3.9],
+    [None, MIB, 64 * MIB, 300 * MIB, 1024 * MIB],
     st.integers(0, 5),
-    st.sampled_from([None, None, None, 8080, 8081]),
-    st.sampled_from([{}, {"pack": True}, {"spread": {"over": "rack"}}, {"prefer": [{"load.1m": "asc"}]}]),
+    [None, None, None, 8080, 8081],
+    [{}, {"pack": True}, {"spread": {"over": "rack"}}, {"prefer": [{"load.1m": "asc"}]}],
 )
 fleets = st.lists(
     st.builds(

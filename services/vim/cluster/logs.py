@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
+from bus.printed import lines_answered
 from schemas.errors import NotFound, Unavailable
 from schemas.verbs import LogsRequest
 from services.vim.cluster.api import PODS, Api, ApiError, Object
@@ -24,7 +25,6 @@ CONSOLE: Final = "guest-console-log"
 _STAMPED: Final = re.compile(
     r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)) ?(.*)", re.DOTALL
 )
-_ANSWER_LIMIT: Final = 256 * 1024
 _AT_ONCE: Final = 64 * 1024
 
 
@@ -44,7 +44,7 @@ async def read(api: Api, namespace: str, pod: Object, request: LogsRequest) -> d
             text = await api.text(path, {**query, "previous": "true"})
     except ApiError as error:
         if error.http in (400, 404):
-            return _answer(request, [], request.after or "", more=False)
+            return lines_answered(request, [], request.after or "", more=False)
         raise Unavailable(f"the cluster does not tell: {error}") from None
     stamped = [match for line in text.splitlines() if (match := _STAMPED.match(line))]
     if request.after:
@@ -52,7 +52,7 @@ async def read(api: Api, namespace: str, pod: Object, request: LogsRequest) -> d
     position = stamped[-1][1] if stamped else request.after or ""
     lines = [_CONTROL.sub("", match[2]) for match in stamped]
     more = len(text) >= 4 * _AT_ONCE
-    return _answer(request, lines, position, more=more)
+    return lines_answered(request, lines, position, more=more)
 
 
 def pod_of(pods: list[Object], reference: str | None, deployment: str) -> Object:
@@ -69,22 +69,6 @@ def pod_of(pods: list[Object], reference: str | None, deployment: str) -> Object
     raise NotFound(
         f"nothing of {deployment!r} that could have printed is there", expected="a workload that ran"
     )
-
-
-def _answer(request: LogsRequest, lines: list[str], position: str, *, more: bool) -> dict[str, Any]:
-    size, kept = 0, []
-    for line in reversed(lines):
-        size += len(line.encode()) + 8
-        if size > _ANSWER_LIMIT:
-            break
-        kept.append(line)
-    return {
-        "workload": request.workload,
-        "lines": kept[::-1],
-        "truncated": len(kept) < len(lines),
-        "position": position,
-        "more": more,
-    }
 
 
 def _moment(stamp: str) -> tuple[str, str]:

@@ -21,6 +21,7 @@ from bus.bus import Bus
 from bus.ending import end
 from bus.frame import Frame
 from bus.permissions import consumer_name
+from bus.printed import lines_answered
 from bus.settings import Settings
 from bus.watch import WatchItem
 from schemas.errors import MinicloudError, TooOld
@@ -39,7 +40,6 @@ _STATUS_EVERY: Final = 10.0
 _RETRY: Final = 1.0
 _FAREWELL: Final = 2.0
 _WORKLOAD_AT: Final = 5  # mc.<mc>.node.<node>.desired.<workload>
-_ANSWER_LIMIT: Final = 256 * 1024
 _ENDED: Final = frozenset({"stopped", "completed", "failed"})
 
 
@@ -227,19 +227,7 @@ class Worker:
     async def logs(self, request: LogsRequest) -> dict[str, Any]:
         """What a workload printed, oldest line first; long answers lose their beginning."""
         read = self._engine.read_logs(request.workload, request.tail, request.after)
-        size, kept = 0, []
-        for line in reversed(read.lines):
-            size += len(line.encode()) + 8
-            if size > _ANSWER_LIMIT:
-                break
-            kept.append(line)
-        return {
-            "workload": request.workload,
-            "lines": kept[::-1],
-            "truncated": len(kept) < len(read.lines),
-            "position": read.position,
-            "more": read.more,
-        }
+        return lines_answered(request, read.lines, read.position, more=read.more)
 
     async def say(self, state: str) -> None:
         """Publish the worker's own status; a broker that is away gets the next one."""
