@@ -134,7 +134,7 @@ def routes(bus: Bus, wishes: Wishes) -> list[Route]:
         deployment, since = _deployment(request), resume_after(request)
         kinds, form = _kinds(request), _format(request)
         limit = _number(request, "limit", 1, _MOST, default=100)
-        await known(request)
+        await wishes.check_known(deployment)
         told = lifecycle(bus, deployment, kinds, since=since)
         if form == _FORMATS["json"]:
             return _json(await _page(told, since, limit))

@@ -33,6 +33,7 @@ from services.vim.agenda import Agenda
 from services.vim.api import routes
 from services.vim.decide import Preemption, fitting
 from services.vim.driver import LevelDriver
+from services.vim.level import last_level
 from services.vim.recall import recall
 from services.vim.reconcile import Reconciler
 from services.vim.retained import Retained
@@ -207,11 +208,16 @@ class Vim:
 
     async def _list(self, asked: ListDeployments) -> dict[str, Any]:
         """Deployments by name, as many as one message holds; ``next`` says after which to go on."""
-        names = sorted(name for name, life in self.state.lives.items() if life.status and name > asked.after)
+        told = {
+            name: life.status
+            for name, life in self.state.lives.items()
+            if life.status is not None and name > asked.after
+        }
+        names = sorted(told)
         room = self.bus.wire.max_payload - _ENVELOPE
         listed: list[dict[str, Any]] = []
         for name in names[: asked.limit]:
-            summary = _summary(self.state.lives[name])
+            summary = _summary(name, told[name])
             room -= len(json.dumps(summary)) + 2
             if room < 0 and listed:
                 break
@@ -227,10 +233,11 @@ class Vim:
             raise NotFound(
                 f"there is no deployment {which.deployment!r}", expected=" or ".join(near) if near else None
             )
+        status = await self._newest_status(life.deployment, life.status)
         told = {
-            **_summary(life),
+            **_summary(life.deployment, status),
             "revision": life.request_revision,
-            "status": life.status.model_dump(mode="json", by_alias=True),
+            "status": status.model_dump(mode="json", by_alias=True),
         }
         decision = None
         if life.decision is not None:
@@ -238,17 +245,20 @@ class Vim:
             decision = fitting(life.decision, room).model_dump(mode="json", by_alias=True)
         return {**told, "decision": decision}
 
+    async def _newest_status(self, deployment: str, known: DeploymentStatus) -> DeploymentStatus:
+        """What was told last, for whoever heard it already: our own words reach us by the bus, as they do others."""
+        _, status = await last_level(self.bus, self.bus.subjects.status(deployment), DeploymentStatus)
+        newer = status is not None and status.deployment == deployment and status.sequence > known.sequence
+        return status if status is not None and newer else known
+
     async def _whatif(self, request: DeploymentRequest) -> Decision:
         decision = await self.reconciler.whatif(request)
         return fitting(decision, self.bus.wire.max_payload - _ENVELOPE)
 
 
-def _summary(life: Life) -> dict[str, Any]:
-    status = life.status
-    if status is None:
-        raise NotFound(f"no status of {life.deployment!r} yet")
+def _summary(deployment: str, status: DeploymentStatus) -> dict[str, Any]:
     return {
-        "deployment": life.deployment,
+        "deployment": deployment,
         "state": status.state,
         "reason": status.reason,
         "message": status.message,

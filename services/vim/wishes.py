@@ -10,20 +10,19 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 from bus.bus import Bus
-from bus.streams import stream_of
 from schemas.decision import Decision, DeploymentStatus
 from schemas.deployment import Cancellation, DeploymentRequest, Migration
 from schemas.errors import Conflict, InvalidDocument, NotFound, Unavailable
-from schemas.event import EventData, read_document, read_event
+from schemas.event import read_document
 from schemas.verbs import MigrateDeployment, ScaleDeployment, WhichDeployment, Wished
+from services.vim.level import last_level
 from services.vim.offer import PAUSES
 
 #: So many others may be faster before we give up.
 _TRIES: Final = 20
-Level = TypeVar("Level", bound=EventData)
 Change = Callable[[DeploymentRequest], DeploymentRequest]
 
 
@@ -143,7 +142,7 @@ class Wishes:
 
     async def pause(self, deployment: str) -> Wished:
         """Have it stand still; raises as :meth:`scale`, and Conflict where it runs by what cannot do that."""
-        _, decision = await self._last(self._bus.subjects.decision(deployment), Decision)
+        _, decision = await last_level(self._bus, self._bus.subjects.decision(deployment), Decision)
         for placement in decision.placements if decision else ():
             if placement.cluster is not None and placement.engine not in PAUSES:
                 # As a request it would move to where that can be done, and begin anew there.
@@ -180,10 +179,20 @@ class Wishes:
         if wish.replica is not None and wish.origin is None:
             wish.origin = await self._place_of(deployment, wish.replica)
             if wish.origin == wish.to:
-                last = await self._last(subject, Migration)
+                last = await last_level(self._bus, subject, Migration)
                 return Wished(deployment=deployment, changed=False, revision=last[0])
         revision = await self._bus.publish(subject, wish, about=deployment)
         return Wished(deployment=deployment, changed=True, revision=revision)
+
+    async def check_known(self, deployment: str) -> None:
+        """That it was ever requested, as far as the log or the acting vim knows.
+
+        Raises:
+            NotFound: it never was.
+        """
+        revision, _ = await last_level(self._bus, self._bus.subjects.request(deployment), DeploymentRequest)
+        if not revision:  # its request may be kept no longer, while it runs on
+            await self._bus.request("vim", "get", {"deployment": deployment})
 
     async def _change(self, deployment: str, change: Change) -> Wished:
         for attempt in range(_TRIES):
@@ -225,36 +234,25 @@ class Wishes:
     async def _present(self, deployment: str) -> Present:
         s = self._bus.subjects
         (revision, request), (cancelled, _), (_, status) = await asyncio.gather(
-            self._last(s.request(deployment), DeploymentRequest),
-            self._last(s.cancel(deployment), Cancellation),
-            self._last(s.status(deployment), DeploymentStatus),
+            last_level(self._bus, s.request(deployment), DeploymentRequest),
+            last_level(self._bus, s.cancel(deployment), Cancellation),
+            last_level(self._bus, s.status(deployment), DeploymentStatus),
         )
         refused = request is None or bool(
             status and status.reason == "UpdateRejected" and status.spec == request.spec_hash()
         )
         if revision and refused:  # what holds is what was decided before it
-            _, decision = await self._last(s.decision(deployment), Decision)
+            _, decision = await last_level(self._bus, s.decision(deployment), Decision)
             request = decision.request if decision else request
         rejected = bool(status and status.state == "rejected")
         return Present(request, revision, cancelled > revision, rejected)
 
     async def _place_of(self, deployment: str, replica: int) -> str:
-        _, decision = await self._last(self._bus.subjects.decision(deployment), Decision)
+        _, decision = await last_level(self._bus, self._bus.subjects.decision(deployment), Decision)
         for placement in decision.placements if decision else ():
             if placement.replica == replica:
                 return placement.node
         raise Conflict(f"replica {replica} of {deployment!r} is nowhere yet", expected="one that runs")
-
-    async def _last(self, subject: str, kind: type[Level]) -> tuple[int, Level | None]:
-        """The last level of a subject with its revision, whether or not it can be read; 0 for none."""
-        stream = stream_of(subject).name(self._bus.minicloud)
-        stored = await self._bus.jetstream.last(stream, subject)
-        if stored is None:
-            return 0, None
-        try:
-            return stored[0], read_event(stored[1], kind).data
-        except InvalidDocument:
-            return stored[0], None
 
     async def _node(self, name: str) -> None:
         """Raises NotFound for a node that is not there; an index that is away does not stop a wish."""

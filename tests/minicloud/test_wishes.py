@@ -130,7 +130,7 @@ def test_up_says_where_vim_answers_over_http(stack: Stack) -> None:
         assert made.status_code == 202
         with http.stream("GET", "/v1/deployments/over-http/events", params={"format": "ndjson"}) as stream:
             for line in stream.iter_lines():
-                if json.loads(line).get("data", {}).get("to") == "running":  # other lines only keep it open
+                if json.loads(line)["data"].get("to") == "running":
                     break
         lines = http.get("/v1/deployments/over-http/logs", params={"tail": 5}).json()
         assert lines == [{"workload": "over-http-0", "lines": ["it is up"]}]
